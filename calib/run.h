@@ -1,0 +1,30 @@
+/* calib/run.h - the calibration run: images through the float network, statistics, ranges, scales. */
+#ifndef SWIN_CALIB_RUN_H
+#define SWIN_CALIB_RUN_H
+
+#include "calib/calibrator.h"
+#include "data/loader.h"
+#include "quant/calib_file.h"
+
+typedef struct swin_calib_opts {
+    const char     *data_path, *split;
+    size_t          images; /* num-calib-batch * calib-batchsz */
+    int             batch, threads;
+    swin_sample     sample;
+    uint64_t        seed;
+    bool            strict;
+    swin_int8_mode  mode;
+    swin_hist_kind  histogram;
+    const swin_calibrator *calibrator;
+    swin_calibrator_opts   calibrator_opts;
+} swin_calib_opts;
+
+typedef struct swin_calib_timing {
+    double open_s, forward_s, calibrators_s; /* printed, never stored */
+} swin_calib_timing;
+
+/* Fill f (created here). c and w describe the checkpoint; sha its hash. */
+swin_status swin_calib_run(swin_calib_file *f, swin_dev *dev, const swin_config *c, const swin_weights *w,
+                           const char *checkpoint_sha256, const swin_calib_opts *o, swin_calib_timing *t);
+
+#endif

@@ -1,0 +1,227 @@
+/* runtime/ops/ops.h - operators, and the backends that offer them.
+ *
+ * A backend is one table of functions (swin_ops) over one device state (swin_dev). `ref` defines what each operator means
+ * (double arithmetic, plain loops); `cpu` and `cuda` are held against it. The walk (runtime/swin/forward.c) sees only this
+ * header, and this header sees no CUDA type.
+ *
+ * Rules for every operator
+ *   - the output comes first and is written completely; in and out do not overlap unless the text says "in place";
+ *   - matrices are swin_tensor views in the device's memory; parameters (gamma, bias, tables) are float32 there too;
+ *   - a row of the output depends on its own image only, bit for bit: sums run in an order that does not depend on how
+ *     many rows there are;
+ *   - GPU operators are queued on the device's stream and return before they ran; ops->sync waits and reports.
+ *
+ * Letters: B images, H W token map, C channels, N = window^2 tokens of a window, nW windows of an image, h heads,
+ * D head size. "Window order" means row ((image * nW + window) * N + token), windows row-major in the (shifted) map.
+ */
+#ifndef SWIN_OPS_OPS_H
+#define SWIN_OPS_OPS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "runtime/base/status.h"
+#include "runtime/base/tensor.h"
+
+typedef struct swin_dev swin_dev;
+typedef struct swin_ops swin_ops;
+
+/* Every backend's device state begins with this. */
+struct swin_dev {
+    const swin_ops *ops;
+};
+
+/* The geometry of one stage's token map and its windows. */
+typedef struct swin_windows {
+    int images;        /* B */
+    int height, width; /* H, W */
+    int window;        /* side; divides H and W */
+    int shift;         /* cyclic shift of this block; 0: none */
+} swin_windows;
+
+static inline int swin_windows_per_image(const swin_windows *g)
+{
+    return (g->height / g->window) * (g->width / g->window);
+}
+static inline int64_t swin_windows_tokens(const swin_windows *g) { return (int64_t)g->images * g->height * g->width; }
+
+/* The row of the image-order map ((image * H + y) * W + x) that row r of the window order is taken from: the cyclic shift
+ * moves the map by -shift, so window position (y, x) holds map position ((y + shift) mod H, (x + shift) mod W). */
+static inline int64_t swin_windows_source(const swin_windows *g, int64_t r)
+{
+    const int w = g->window, n = w * w, across = g->width / w, per_image = across * (g->height / w);
+    const int64_t win = r / n, image = win / per_image;
+    const int token = (int)(r % n), at = (int)(win % per_image);
+    const int y = (at / across) * w + token / w + g->shift, x = (at % across) * w + token % w + g->shift;
+    return (image * g->height + (y >= g->height ? y - g->height : y)) * g->width + (x >= g->width ? x - g->width : x);
+}
+
+/* LayerNorm: (x - mean) / sqrt(biased variance + eps) * gamma + beta, statistics in float32 or better. */
+typedef struct swin_norm {
+    const float *gamma, *beta; /* [C], device */
+    float        eps;          /* 1e-5 */
+} swin_norm;
+
+/* A Linear layer prepared for one backend. */
+typedef struct swin_linear {
+    int          in, out;  /* K, N */
+    swin_dtype   dtype;    /* what it computes in: SWIN_F32, SWIN_F16, SWIN_BF16 */
+    const float *bias;     /* [out] float32, device; NULL: none */
+    void        *packed;   /* the backend's own form of the weight, owned by this struct */
+} swin_linear;
+
+typedef enum swin_act { SWIN_ACT_NONE, SWIN_ACT_GELU } swin_act; /* GELU: 0.5 x (1 + erf(x / sqrt 2)) */
+
+typedef enum swin_softmax {
+    SWIN_SOFTMAX_EXACT,
+    SWIN_SOFTMAX_U8 /* code = round(255 exp(s - max)), half to even; probability = code / sum of the row's codes */
+} swin_softmax;
+
+/* What window attention needs besides q, k, v. */
+typedef struct swin_attention {
+    int          heads, head_size; /* h, D */
+    float        scale;            /* applied to the raw score q.k */
+    const float *bias;             /* [h][N][N] float32, device: relative position bias, gathered */
+    const float *mask;             /* [nW][N][N] float32, device: 0 or -100; NULL for an unshifted block */
+    swin_softmax softmax;
+} swin_attention;
+
+/* Patch embedding: a convolution whose kernel is its stride, then LayerNorm (gamma NULL: none). */
+typedef struct swin_patch_embed {
+    int                patch, in_chans, channels; /* P, 3, C */
+    const swin_linear *proj;                      /* in = 3 P P in (channel, y, x) order, out = C */
+    swin_norm          norm;
+} swin_patch_embed;
+
+/* What an observer has seen of one site: reference/DESIGN rule 1. Bin i of the two-sided histogram counts x with
+ * floor(x / bin_width) == i - SWIN_HIST_HALF. bin_width is the smallest power of two, not under SWIN_HIST_MIN_WIDTH, with
+ * amax < bin_width * SWIN_HIST_HALF; when a larger value comes, it doubles and bins merge in pairs, exactly. So the result
+ * depends on the values alone, not on their order or split. NaN and infinities are counted apart and enter nothing else. */
+#define SWIN_HIST_HALF      4096
+#define SWIN_HIST_BINS      (2 * SWIN_HIST_HALF)
+#define SWIN_HIST_MIN_WIDTH 0x1p-60f
+
+typedef struct swin_observed {
+    uint64_t count;     /* finite and non-finite elements */
+    uint64_t nonfinite;
+    float    min, max;  /* of finite values; 0 when there were none */
+    float    bin_width;
+    uint64_t hist[SWIN_HIST_BINS];
+} swin_observed;
+
+/* A running observation in the device's memory. */
+typedef struct swin_observer swin_observer;
+
+typedef struct swin_dev_opts {
+    int  device;  /* GPU number */
+    int  threads; /* CPU threads; 0: one for each processor */
+    bool tf32;    /* cuda: TF32 tensor cores for float32 GEMMs */
+} swin_dev_opts;
+
+/*
+ * One backend. Functions that may be NULL say so; the walk then composes the operator from others.
+ */
+struct swin_ops {
+    const char *name; /* "cpu" */
+    const char *help; /* one line for --help and swin-info */
+
+    /* ---- device ------------------------------------------------------------------------------------------- */
+    /* SWIN_ERR_DEVICE says what is missing (driver, library, GPU). */
+    swin_status (*open)(swin_dev **dev, const swin_dev_opts *opts);
+    void (*close)(swin_dev *dev); /* NULL is fine */
+    /* One line that names everything results may depend on: backend, GPU model or instruction set, library versions. */
+    void (*engine)(swin_dev *dev, char *text, size_t size);
+    int (*threads)(swin_dev *dev); /* host threads in use */
+
+    /* ---- memory: device memory, 64-byte aligned ---------------------------------------------------------------- */
+    swin_status (*alloc)(swin_dev *dev, void **p, size_t bytes);
+    void (*free)(swin_dev *dev, void *p); /* NULL is fine */
+    swin_status (*upload)(swin_dev *dev, void *dst, const void *host, size_t bytes);   /* host is free on return */
+    swin_status (*download)(swin_dev *dev, void *host, const void *src, size_t bytes); /* waits for what was queued */
+    swin_status (*copy)(swin_dev *dev, void *dst, const void *src, size_t bytes);      /* device to device */
+    swin_status (*sync)(swin_dev *dev);
+
+    /* Images that one pass of a stage should hold so that `bytes_per_image` of activations stay close to the core. */
+    int (*chunk)(swin_dev *dev, size_t bytes_per_image, int batch);
+
+    /* ---- weights ----------------------------------------------------------------------------------------------- */
+    /* w host [out][in] float32, bias host [out] or NULL; both free on return. dtype F16, BF16: w is rounded to it. */
+    swin_status (*linear_prepare)(swin_dev *dev, swin_linear *l, const float *w, const float *bias, int out, int in,
+                                  swin_dtype dtype);
+    void (*linear_release)(swin_dev *dev, swin_linear *l); /* a zeroed struct is fine */
+
+    /* ---- operators --------------------------------------------------------------------------------------------- */
+    /* images float32 [B][3][S][S] -> out [B*(S/P)^2][C]. */
+    swin_status (*patch_embed)(swin_dev *dev, swin_tensor *out, const float *images, int batch, int size,
+                               const swin_patch_embed *p);
+    /* out = LayerNorm(x), row by row. */
+    swin_status (*layernorm)(swin_dev *dev, swin_tensor *out, const swin_tensor *x, const swin_norm *n);
+    /* out, in window order = LayerNorm(x) (n NULL: x itself) of the image-order map, shifted and partitioned. */
+    swin_status (*layernorm_windows)(swin_dev *dev, swin_tensor *out, const swin_tensor *x, const swin_norm *n,
+                                     const swin_windows *g);
+    /* out [B*H/2*W/2][4C] = LayerNorm over 4C (n NULL: none) of the four neighbours (0,0), (1,0), (0,1), (1,1) as
+     * (row, column). */
+    swin_status (*layernorm_merge)(swin_dev *dev, swin_tensor *out, const swin_tensor *x, const swin_norm *n,
+                                   const swin_windows *g);
+    /* y [M][out] = act(x [M][in] W^T + bias). with_bias false leaves the bare product (act is then NONE). */
+    swin_status (*linear)(swin_dev *dev, swin_tensor *y, const swin_tensor *x, const swin_linear *l, bool with_bias,
+                          swin_act act);
+    /* residual += x W^T + bias, each sum rounded as linear then residual_add would. g: x is in window order and residual in
+     * image order; NULL: same order. */
+    swin_status (*linear_residual)(swin_dev *dev, swin_tensor *residual, const swin_tensor *x, const swin_linear *l,
+                                   const swin_windows *g);
+    /* In place: y = act(y + bias); bias [cols] or NULL. */
+    swin_status (*bias_act)(swin_dev *dev, swin_tensor *y, const float *bias, swin_act act);
+    /* In place: residual += y; g as for linear_residual. */
+    swin_status (*residual_add)(swin_dev *dev, swin_tensor *residual, const swin_tensor *y, const swin_windows *g);
+    /* out [rows][C] in window order, channel = head*D + d, from qkv [rows][3C], column = part*C + head*D + d: softmax(
+     * scale q.k + bias + mask) v. Equal bits to scores, softmax, weighted_sum one after the other. */
+    swin_status (*attention)(swin_dev *dev, swin_tensor *out, const swin_tensor *qkv, const swin_attention *a,
+                             const swin_windows *g);
+    /* s [B*nW*h*N][N] = raw scores q.k, matrices in (window, head) order. */
+    swin_status (*scores)(swin_dev *dev, swin_tensor *s, const swin_tensor *qkv, const swin_attention *a,
+                          const swin_windows *g);
+    /* In place: s = softmax over a row of (scale s + bias + mask), as a->softmax says. */
+    swin_status (*softmax)(swin_dev *dev, swin_tensor *s, const swin_attention *a, const swin_windows *g);
+    /* out [rows][C] = s v, heads concatenated. */
+    swin_status (*weighted_sum)(swin_dev *dev, swin_tensor *out, const swin_tensor *s, const swin_tensor *qkv,
+                                const swin_attention *a, const swin_windows *g);
+    /* out [B][C] = mean over the `tokens` rows of each image, in float32. */
+    swin_status (*mean_tokens)(swin_dev *dev, swin_tensor *out, const swin_tensor *x, int tokens);
+
+    /* Optional half blocks, in place on the residual stream x (image order). NULL, or SWIN_ERR_UNSUPPORTED for shapes they
+     * do not take: the walk then uses the operators above. x += proj(attention(qkv(LN1 x))); x += fc2(GELU(fc1(LN2 x))). */
+    swin_status (*attention_half)(swin_dev *dev, swin_tensor *x, const swin_norm *n, const swin_linear *qkv,
+                                  const swin_linear *proj, const swin_attention *a, const swin_windows *g);
+    swin_status (*mlp_half)(swin_dev *dev, swin_tensor *x, const swin_norm *n, const swin_linear *fc1,
+                            const swin_linear *fc2);
+
+    /* ---- quantization and observation ---------------------------------------------------------------------------- */
+    /* In place: x = (clamp(rint(x / scale) + zero_point, qmin, qmax) - zero_point) * scale, half to even, computed as
+     * x * (1 / scale) in float32, as the PyTorch toolkit does. NaN becomes qmin's value. */
+    swin_status (*fake_quant)(swin_dev *dev, swin_tensor *x, float scale, int zero_point, int qmin, int qmax);
+    /* In place: round every value to F16 or BF16 and back. Needed where activations are float32 (ref, cpu). */
+    swin_status (*round_to)(swin_dev *dev, swin_tensor *x, swin_dtype dtype);
+
+    swin_status (*observer_create)(swin_dev *dev, swin_observer **o);
+    void (*observer_free)(swin_dev *dev, swin_observer *o); /* NULL is fine */
+    /* Add every element of x. */
+    swin_status (*observe)(swin_dev *dev, swin_observer *o, const swin_tensor *x);
+    /* What has been seen so far; waits for what was queued. */
+    swin_status (*observer_read)(swin_dev *dev, const swin_observer *o, swin_observed *out);
+};
+
+/* The backends of this build, best last tried by "auto": cuda where a GPU answers, else cpu. NULL ends the list. */
+const swin_ops *const *swin_backends(void);
+
+/* Open the backend of that name; "auto" takes cuda when a GPU is usable, else cpu, and notes which. */
+swin_status swin_dev_open(swin_dev **dev, const char *backend, const swin_dev_opts *opts);
+void        swin_dev_close(swin_dev *dev); /* NULL is fine */
+
+/* Fold src into dst, exactly as if dst had seen src's values too. */
+void swin_observed_merge(swin_observed *dst, const swin_observed *src);
+/* The smallest allowed bin width for values up to amax. */
+float swin_observed_width(float amax);
+
+#endif

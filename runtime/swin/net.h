@@ -1,0 +1,43 @@
+/* runtime/swin/net.h - a network ready to run on one device: weights prepared for a backend, buffers, the model walk.
+ *
+ *     swin_net_create(&net, dev, &config, &weights, &opts);
+ *     swin_net_forward(net, images, batch, logits, tap);
+ */
+#ifndef SWIN_SWIN_NET_H
+#define SWIN_SWIN_NET_H
+
+#include "runtime/swin/config.h"
+#include "runtime/swin/tap.h"
+#include "runtime/swin/weights.h"
+
+typedef struct swin_net swin_net;
+
+typedef struct swin_net_opts {
+    swin_dtype dtype; /* SWIN_F32, SWIN_F16, SWIN_BF16. On ref and cpu the halves are emulated: float32 arithmetic, and
+                         every operator's output and every weight rounded to the type */
+    swin_softmax softmax; /* how attention probabilities are made: SWIN_SOFTMAX_EXACT or _U8 (int8-mode 3) */
+    int chunk;            /* images that a stage works on at once; 0: the backend's choice. Results do not depend on it */
+} swin_net_opts;
+
+/*
+ * c and w are read during the call only; the net keeps its own copies in dev's memory. dev must outlive the net.
+ */
+swin_status swin_net_create(swin_net **net, swin_dev *dev, const swin_config *c, const swin_weights *w,
+                            const swin_net_opts *opts);
+void        swin_net_free(swin_net *net); /* NULL is fine */
+
+/*
+ * One forward pass.
+ *
+ * images  host float32 [batch][3][S][S], normalised
+ * logits  host float32 [batch][classes]
+ * tap     NULL for none
+ *
+ * A row of logits depends on its image alone: not on the batch, its size, or the other images. Not reentrant.
+ */
+swin_status swin_net_forward(swin_net *net, const float *images, int batch, float *logits, const swin_tap *tap);
+
+const swin_config *swin_net_config(const swin_net *net);
+swin_dev          *swin_net_dev(const swin_net *net);
+
+#endif

@@ -1,0 +1,34 @@
+/* runtime/swin/session.h - what every program opens first: the model that the common flags name, and where it runs. */
+#ifndef SWIN_SWIN_SESSION_H
+#define SWIN_SWIN_SESSION_H
+
+#include <stdbool.h>
+
+#include "runtime/base/field.h"
+#include "runtime/base/sha256.h"
+#include "runtime/ops/ops.h"
+#include "runtime/swin/config.h"
+#include "runtime/swin/weights.h"
+
+typedef struct swin_session {
+    swin_config config;           /* class count already settled with the checkpoint */
+    swin_weights weights;         /* owned; host memory */
+    char sha256[SWIN_SHA256_HEX]; /* checkpoint_sha256 (DESIGN.md rule 2) */
+    swin_dev *dev;                /* owned; NULL when no device was asked for */
+} swin_session;
+
+/*
+ * Read --cfg with --opts, load --resume, hash it, and with need_device open --backend, --device, --threads.
+ *
+ * s is overwritten, and empty again after a failure. SWIN_ERR_USAGE names the flag whose file is not given or not there;
+ * other errors are those of swin_config_load, swin_weights_load and swin_dev_open.
+ */
+swin_status swin_session_open(swin_session *s, const swin_common *common, bool need_device);
+void swin_session_close(swin_session *s); /* a zeroed struct is fine */
+
+/* SWIN_ERR_USAGE, naming the flag ("--calib"), unless path is given and is a regular file. */
+swin_status swin_need_file(const char *flag, const char *path);
+/* The same for a folder or a file (--data-path takes both). */
+swin_status swin_need_path(const char *flag, const char *path);
+
+#endif

@@ -164,10 +164,14 @@ static void on_signal(int sig)
 
 void swin_catch_interrupts(void)
 {
-    struct sigaction a = { .sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND }; /* the second signal kills */
+    struct sigaction a = { .sa_handler = on_signal,
+                           .sa_flags = (int)SA_RESETHAND }; /* the second signal kills */
     sigemptyset(&a.sa_mask);
     sigaction(SIGINT, &a, NULL);
     sigaction(SIGTERM, &a, NULL);
 }
 
-swin_status swin_check_interrupt(void) { return interrupted ? swin_fail(SWIN_ERR_INTERRUPTED, "interrupted") : SWIN_OK; }
+swin_status swin_check_interrupt(void)
+{
+    return interrupted ? swin_fail(SWIN_ERR_INTERRUPTED, "interrupted") : SWIN_OK;
+}

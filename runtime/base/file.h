@@ -12,22 +12,22 @@
 /* A file mapped read-only. Closing it makes every pointer into it invalid. */
 typedef struct swin_map {
     const unsigned char *data; /* NULL for an empty file */
-    size_t               size;
-    void                *owner; /* internal */
+    size_t size;
+    void *owner; /* internal */
 } swin_map;
 
 /* Map the regular file at path. SWIN_ERR_IO names the path and the system's reason. */
 swin_status swin_map_open(swin_map *m, const char *path);
-void        swin_map_close(swin_map *m); /* a zeroed map is fine */
+void swin_map_close(swin_map *m); /* a zeroed map is fine */
 
 /*
  * An output file that appears under its name only when it is complete: written as "<path>.tmp", flushed to the disk,
  * renamed.
  */
 typedef struct swin_outfile {
-    FILE *f;      /* write here; NULL once finished */
-    char *path;   /* owned: the final name */
-    char *tmp;    /* owned: path.tmp */
+    FILE *f;    /* write here; NULL once finished */
+    char *path; /* owned: the final name */
+    char *tmp;  /* owned: path.tmp */
 } swin_outfile;
 
 swin_status swin_outfile_open(swin_outfile *o, const char *path);
@@ -54,7 +54,7 @@ char *swin_format(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 /* Ctrl-C: after swin_catch_interrupts(), SIGINT and SIGTERM only set a flag, which long loops ask for and turn into
  * SWIN_ERR_INTERRUPTED. A second signal ends the process at once. */
-void        swin_catch_interrupts(void);
+void swin_catch_interrupts(void);
 swin_status swin_check_interrupt(void);
 
 #endif

@@ -38,7 +38,10 @@ uint16_t swin_f32_to_f16(float f)
     return (uint16_t)(sign | ((rounded - 0x38000000u) >> 13));
 }
 
-float swin_bf16_to_f32(uint16_t h) { return float_of((uint32_t)h << 16); }
+float swin_bf16_to_f32(uint16_t h)
+{
+    return float_of((uint32_t)h << 16);
+}
 
 uint16_t swin_f32_to_bf16(float f)
 {

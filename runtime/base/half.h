@@ -7,9 +7,9 @@
 
 #include "runtime/base/tensor.h"
 
-float    swin_f16_to_f32(uint16_t h);
+float swin_f16_to_f32(uint16_t h);
 uint16_t swin_f32_to_f16(float f); /* overflow gives infinity, NaN stays NaN */
-float    swin_bf16_to_f32(uint16_t h);
+float swin_bf16_to_f32(uint16_t h);
 uint16_t swin_f32_to_bf16(float f);
 
 /* Widen n elements of src (F32, F16, BF16 or F64; any alignment) into dst. */

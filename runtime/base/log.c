@@ -8,9 +8,15 @@
 static swin_log_level level = SWIN_LOG_NORMAL;
 static bool bar_on_line; /* a live bar must be wiped before a line is printed */
 
-void swin_log_set(swin_log_level l) { level = l; }
+void swin_log_set(swin_log_level l)
+{
+    level = l;
+}
 
-swin_log_level swin_log_get(void) { return level; }
+swin_log_level swin_log_get(void)
+{
+    return level;
+}
 
 static void line(const char *prefix, const char *fmt, va_list args)
 {
@@ -21,14 +27,14 @@ static void line(const char *prefix, const char *fmt, va_list args)
     fputc('\n', stderr);
 }
 
-#define DEFINE_LOGGER(name, prefix, condition)                                                                         \
-    void name(const char *fmt, ...)                                                                                    \
-    {                                                                                                                  \
-        if (!(condition)) return;                                                                                      \
-        va_list args;                                                                                                  \
-        va_start(args, fmt);                                                                                           \
-        line(prefix, fmt, args);                                                                                       \
-        va_end(args);                                                                                                  \
+#define DEFINE_LOGGER(name, prefix, condition)                                                               \
+    void name(const char *fmt, ...)                                                                          \
+    {                                                                                                        \
+        if (!(condition)) return;                                                                            \
+        va_list args;                                                                                        \
+        va_start(args, fmt);                                                                                 \
+        line(prefix, fmt, args);                                                                             \
+        va_end(args);                                                                                        \
     }
 
 DEFINE_LOGGER(swin_warn, "warning: ", true)
@@ -52,12 +58,13 @@ static void show(swin_progress *p, double now)
     for (size_t i = 0; i < WIDTH; i++) bar[i] = i < filled ? '#' : '.';
     bar[WIDTH] = 0;
     if (p->live) {
-        fprintf(stderr, "\r\033[K%s [%s] %zu/%zu %s, %.1f/s, %.0f s left", p->what, bar, p->done, p->total, p->unit, rate,
-                left);
+        fprintf(stderr, "\r\033[K%s [%s] %zu/%zu %s, %.1f/s, %.0f s left", p->what, bar, p->done, p->total,
+                p->unit, rate, left);
         fflush(stderr);
         bar_on_line = true;
     } else {
-        fprintf(stderr, "%s: %zu of %zu %s, %.1f/s, %.0f s left\n", p->what, p->done, p->total, p->unit, rate, left);
+        fprintf(stderr, "%s: %zu of %zu %s, %.1f/s, %.0f s left\n", p->what, p->done, p->total, p->unit, rate,
+                left);
     }
     p->shown = now;
 }

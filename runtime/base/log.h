@@ -7,7 +7,7 @@
 
 typedef enum swin_log_level { SWIN_LOG_QUIET, SWIN_LOG_NORMAL, SWIN_LOG_VERBOSE } swin_log_level;
 
-void           swin_log_set(swin_log_level level);
+void swin_log_set(swin_log_level level);
 swin_log_level swin_log_get(void);
 
 /* A warning is shown even with --quiet; a note is not; a detail only with --verbose. A newline is added. */
@@ -19,9 +19,9 @@ void swin_detail(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
  * elsewhere, nothing with --quiet. */
 typedef struct swin_progress {
     const char *what, *unit; /* "calibrating", "images" */
-    size_t      total, done;
-    double      start, shown; /* seconds */
-    bool        live;
+    size_t total, done;
+    double start, shown; /* seconds */
+    bool live;
 } swin_progress;
 
 void swin_progress_begin(swin_progress *p, const char *what, const char *unit, size_t total);

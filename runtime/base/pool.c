@@ -13,27 +13,27 @@ enum { SPINS = 20000 };
 
 typedef struct worker {
     swin_pool *pool;
-    int        index;
-    pthread_t  thread;
+    int index;
+    pthread_t thread;
 } worker;
 
 struct swin_pool {
-    int             threads;
-    worker         *workers; /* threads - 1 */
+    int threads;
+    worker *workers; /* threads - 1 */
     pthread_mutex_t lock;
-    pthread_cond_t  wake, done;
-    atomic_uint     generation; /* one more for each loop */
-    atomic_int      active;     /* workers still inside the loop */
-    bool            stop;
+    pthread_cond_t wake, done;
+    atomic_uint generation; /* one more for each loop */
+    atomic_int active;      /* workers still inside the loop */
+    bool stop;
 
-    swin_task     task;
-    void         *user;
-    size_t        count;
+    swin_task task;
+    void *user;
+    size_t count;
     atomic_size_t next;
 
-    size_t      failed; /* lowest failed task, SIZE_MAX if none */
+    size_t failed; /* lowest failed task, SIZE_MAX if none */
     swin_status failed_status;
-    char       *failed_message;
+    char *failed_message;
 };
 
 static inline void relax(void)
@@ -177,7 +177,10 @@ swin_status swin_pool_create(swin_pool **pool, int threads)
     return SWIN_OK;
 }
 
-int swin_pool_threads(const swin_pool *p) { return p->threads; }
+int swin_pool_threads(const swin_pool *p)
+{
+    return p->threads;
+}
 
 void swin_pool_free(swin_pool *p)
 {

@@ -22,7 +22,7 @@ swin_status swin_pool_create(swin_pool **pool, int threads);
  * reentrant: a task must not call it on the same pool. */
 swin_status swin_pool_run(swin_pool *pool, size_t count, swin_task task, void *user);
 
-int  swin_pool_threads(const swin_pool *pool);
+int swin_pool_threads(const swin_pool *pool);
 void swin_pool_free(swin_pool *pool); /* NULL is fine */
 
 /* Processors this process may run on. */

@@ -19,7 +19,10 @@ static inline uint64_t swin_rng_next(swin_rng *r)
 }
 
 /* Uniform in [0, 1), 53 bits. */
-static inline double swin_rng_uniform(swin_rng *r) { return (double)(swin_rng_next(r) >> 11) * 0x1p-53; }
+static inline double swin_rng_uniform(swin_rng *r)
+{
+    return (double)(swin_rng_next(r) >> 11) * 0x1p-53;
+}
 
 /* Uniform integer in [0, n), n > 0, without bias. */
 static inline uint64_t swin_rng_below(swin_rng *r, uint64_t n)

@@ -26,7 +26,8 @@ swin_status swin_sha256_add(swin_sha256 *h, const void *data, size_t n)
 
 swin_status swin_sha256_end(swin_sha256 *h, unsigned char digest[SWIN_SHA256_BYTES])
 {
-    if (EVP_DigestFinal_ex(h->md, digest, NULL) == 1 && EVP_DigestInit_ex(h->md, EVP_sha256(), NULL) == 1) return SWIN_OK;
+    if (EVP_DigestFinal_ex(h->md, digest, NULL) == 1 && EVP_DigestInit_ex(h->md, EVP_sha256(), NULL) == 1)
+        return SWIN_OK;
     return swin_fail(SWIN_ERR_MEM, "libcrypto's SHA-256 failed");
 }
 

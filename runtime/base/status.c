@@ -26,21 +26,30 @@ swin_status swin_fail_context(swin_status st, const char *fmt, ...)
     va_start(args, fmt);
     int n = vsnprintf(text, sizeof text, fmt, args);
     va_end(args);
-    if (n >= 0 && (size_t)n < sizeof text) snprintf(text + n, sizeof text - (size_t)n, ": %.*s", MESSAGE_MAX - 1, message);
+    if (n >= 0 && (size_t)n < sizeof text)
+        snprintf(text + n, sizeof text - (size_t)n, ": %.*s", MESSAGE_MAX - 1, message);
     memcpy(message, text, sizeof message);
     return st;
 }
 
-const char *swin_error_message(void) { return message; }
+const char *swin_error_message(void)
+{
+    return message;
+}
 
 int swin_exit_code(swin_status st)
 {
     switch (st) {
-    case SWIN_OK: return 0;
-    case SWIN_ERR_USAGE: return 2;
-    case SWIN_ERR_LIMIT: return 3;
-    case SWIN_ERR_INTERRUPTED: return 130;
-    default: return 1;
+    case SWIN_OK:
+        return 0;
+    case SWIN_ERR_USAGE:
+        return 2;
+    case SWIN_ERR_LIMIT:
+        return 3;
+    case SWIN_ERR_INTERRUPTED:
+        return 130;
+    default:
+        return 1;
     }
 }
 

@@ -35,17 +35,17 @@ int swin_report(swin_status st);
 /* The exit code alone. */
 int swin_exit_code(swin_status st);
 
-#define SWIN_TRY(call)                                                                                                 \
-    do {                                                                                                               \
-        const swin_status try_status_ = (call);                                                                        \
-        if (try_status_ != SWIN_OK) return try_status_;                                                                \
+#define SWIN_TRY(call)                                                                                       \
+    do {                                                                                                     \
+        const swin_status try_status_ = (call);                                                              \
+        if (try_status_ != SWIN_OK) return try_status_;                                                      \
     } while (0)
 
 /* The same inside a function that cleans up at a label: sets st and jumps. */
-#define SWIN_TRY_GOTO(st, call, label)                                                                                 \
-    do {                                                                                                               \
-        (st) = (call);                                                                                                 \
-        if ((st) != SWIN_OK) goto label;                                                                               \
+#define SWIN_TRY_GOTO(st, call, label)                                                                       \
+    do {                                                                                                     \
+        (st) = (call);                                                                                       \
+        if ((st) != SWIN_OK) goto label;                                                                     \
     } while (0)
 
 #define SWIN_COUNT(array) (sizeof(array) / sizeof((array)[0]))

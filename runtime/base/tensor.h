@@ -9,15 +9,24 @@
 #include <stddef.h>
 #include <stdint.h>
 
-typedef enum swin_dtype { SWIN_F32, SWIN_F16, SWIN_BF16, SWIN_S8, SWIN_U8, SWIN_S32, SWIN_F64, SWIN_S64 } swin_dtype;
+typedef enum swin_dtype {
+    SWIN_F32,
+    SWIN_F16,
+    SWIN_BF16,
+    SWIN_S8,
+    SWIN_U8,
+    SWIN_S32,
+    SWIN_F64,
+    SWIN_S64
+} swin_dtype;
 
 typedef struct swin_tensor {
-    void      *data;       /* in the memory of the device that the tensor is used with */
+    void *data; /* in the memory of the device that the tensor is used with */
     swin_dtype dtype;
-    int64_t    rows, cols; /* elements */
-    int64_t    ld;         /* elements between row starts, >= cols */
-    float      scale;      /* S8, U8: real = (code - zero_point) * scale; otherwise unused */
-    int        zero_point;
+    int64_t rows, cols; /* elements */
+    int64_t ld;         /* elements between row starts, >= cols */
+    float scale;        /* S8, U8: real = (code - zero_point) * scale; otherwise unused */
+    int zero_point;
 } swin_tensor;
 
 /* Bytes of one element. */

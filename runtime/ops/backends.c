@@ -18,7 +18,10 @@ static const swin_ops *const backends[] = {
     NULL,
 };
 
-const swin_ops *const *swin_backends(void) { return backends; }
+const swin_ops *const *swin_backends(void)
+{
+    return backends;
+}
 
 static const swin_ops *find(const char *name)
 {
@@ -42,7 +45,8 @@ swin_status swin_dev_open(swin_dev **dev, const char *backend, const swin_dev_op
     const swin_ops *ops = find(backend);
     if (ops) return ops->open(dev, opts);
     if (strcmp(backend, "cuda") == 0)
-        return swin_fail(SWIN_ERR_DEVICE, "--backend cuda: this build has no CUDA (no nvcc was found when it was made)");
+        return swin_fail(SWIN_ERR_DEVICE,
+                         "--backend cuda: this build has no CUDA (no nvcc was found when it was made)");
     return swin_fail(SWIN_ERR_USAGE, "--backend %s: unknown", backend);
 }
 

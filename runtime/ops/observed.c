@@ -6,7 +6,8 @@
 float swin_observed_width(float amax)
 {
     int exponent;
-    frexpf(amax / SWIN_HIST_HALF, &exponent); /* in [2^(e-1), 2^e): 2^e is the smallest power of two above it */
+    frexpf(amax / SWIN_HIST_HALF,
+           &exponent); /* in [2^(e-1), 2^e): 2^e is the smallest power of two above it */
     const float width = amax > 0 ? ldexpf(1.0f, exponent) : SWIN_HIST_MIN_WIDTH;
     return width > SWIN_HIST_MIN_WIDTH ? width : SWIN_HIST_MIN_WIDTH;
 }
@@ -15,7 +16,8 @@ float swin_observed_width(float amax)
 static void coarsen(swin_observed *o)
 {
     uint64_t merged[SWIN_HIST_BINS] = { 0 };
-    for (int i = 0; i < SWIN_HIST_BINS; i++) merged[((i - SWIN_HIST_HALF) >> 1) + SWIN_HIST_HALF] += o->hist[i];
+    for (int i = 0; i < SWIN_HIST_BINS; i++)
+        merged[((i - SWIN_HIST_HALF) >> 1) + SWIN_HIST_HALF] += o->hist[i];
     memcpy(o->hist, merged, sizeof merged);
     o->bin_width *= 2;
 }

@@ -44,7 +44,10 @@ static inline int swin_windows_per_image(const swin_windows *g)
 {
     return (g->height / g->window) * (g->width / g->window);
 }
-static inline int64_t swin_windows_tokens(const swin_windows *g) { return (int64_t)g->images * g->height * g->width; }
+static inline int64_t swin_windows_tokens(const swin_windows *g)
+{
+    return (int64_t)g->images * g->height * g->width;
+}
 
 /* The row of the image-order map ((image * H + y) * W + x) that row r of the window order is taken from: the cyclic shift
  * moves the map by -shift, so window position (y, x) holds map position ((y + shift) mod H, (x + shift) mod W). */
@@ -54,21 +57,22 @@ static inline int64_t swin_windows_source(const swin_windows *g, int64_t r)
     const int64_t win = r / n, image = win / per_image;
     const int token = (int)(r % n), at = (int)(win % per_image);
     const int y = (at / across) * w + token / w + g->shift, x = (at % across) * w + token % w + g->shift;
-    return (image * g->height + (y >= g->height ? y - g->height : y)) * g->width + (x >= g->width ? x - g->width : x);
+    return (image * g->height + (y >= g->height ? y - g->height : y)) * g->width +
+           (x >= g->width ? x - g->width : x);
 }
 
 /* LayerNorm: (x - mean) / sqrt(biased variance + eps) * gamma + beta, statistics in float32 or better. */
 typedef struct swin_norm {
     const float *gamma, *beta; /* [C], device */
-    float        eps;          /* 1e-5 */
+    float eps;                 /* 1e-5 */
 } swin_norm;
 
 /* A Linear layer prepared for one backend. */
 typedef struct swin_linear {
-    int          in, out;  /* K, N */
-    swin_dtype   dtype;    /* what it computes in: SWIN_F32, SWIN_F16, SWIN_BF16 */
-    const float *bias;     /* [out] float32, device; NULL: none */
-    void        *packed;   /* the backend's own form of the weight, owned by this struct */
+    int in, out;       /* K, N */
+    swin_dtype dtype;  /* what it computes in: SWIN_F32, SWIN_F16, SWIN_BF16 */
+    const float *bias; /* [out] float32, device; NULL: none */
+    void *packed;      /* the backend's own form of the weight, owned by this struct */
 } swin_linear;
 
 typedef enum swin_act { SWIN_ACT_NONE, SWIN_ACT_GELU } swin_act; /* GELU: 0.5 x (1 + erf(x / sqrt 2)) */
@@ -80,18 +84,18 @@ typedef enum swin_softmax {
 
 /* What window attention needs besides q, k, v. */
 typedef struct swin_attention {
-    int          heads, head_size; /* h, D */
-    float        scale;            /* applied to the raw score q.k */
-    const float *bias;             /* [h][N][N] float32, device: relative position bias, gathered */
-    const float *mask;             /* [nW][N][N] float32, device: 0 or -100; NULL for an unshifted block */
+    int heads, head_size; /* h, D */
+    float scale;          /* applied to the raw score q.k */
+    const float *bias;    /* [h][N][N] float32, device: relative position bias, gathered */
+    const float *mask;    /* [nW][N][N] float32, device: 0 or -100; NULL for an unshifted block */
     swin_softmax softmax;
 } swin_attention;
 
 /* Patch embedding: a convolution whose kernel is its stride, then LayerNorm (gamma NULL: none). */
 typedef struct swin_patch_embed {
-    int                patch, in_chans, channels; /* P, 3, C */
-    const swin_linear *proj;                      /* in = 3 P P in (channel, y, x) order, out = C */
-    swin_norm          norm;
+    int patch, in_chans, channels; /* P, 3, C */
+    const swin_linear *proj;       /* in = 3 P P in (channel, y, x) order, out = C */
+    swin_norm norm;
 } swin_patch_embed;
 
 /* What an observer has seen of one site: reference/DESIGN rule 1. Bin i of the two-sided histogram counts x with
@@ -103,10 +107,10 @@ typedef struct swin_patch_embed {
 #define SWIN_HIST_MIN_WIDTH 0x1p-60f
 
 typedef struct swin_observed {
-    uint64_t count;     /* finite and non-finite elements */
+    uint64_t count; /* finite and non-finite elements */
     uint64_t nonfinite;
-    float    min, max;  /* of finite values; 0 when there were none */
-    float    bin_width;
+    float min, max; /* of finite values; 0 when there were none */
+    float bin_width;
     uint64_t hist[SWIN_HIST_BINS];
 } swin_observed;
 
@@ -114,9 +118,9 @@ typedef struct swin_observed {
 typedef struct swin_observer swin_observer;
 
 typedef struct swin_dev_opts {
-    int  device;  /* GPU number */
-    int  threads; /* CPU threads; 0: one for each processor */
-    bool tf32;    /* cuda: TF32 tensor cores for float32 GEMMs */
+    int device;  /* GPU number */
+    int threads; /* CPU threads; 0: one for each processor */
+    bool tf32;   /* cuda: TF32 tensor cores for float32 GEMMs */
 } swin_dev_opts;
 
 /*
@@ -137,9 +141,11 @@ struct swin_ops {
     /* ---- memory: device memory, 64-byte aligned ---------------------------------------------------------------- */
     swin_status (*alloc)(swin_dev *dev, void **p, size_t bytes);
     void (*free)(swin_dev *dev, void *p); /* NULL is fine */
-    swin_status (*upload)(swin_dev *dev, void *dst, const void *host, size_t bytes);   /* host is free on return */
-    swin_status (*download)(swin_dev *dev, void *host, const void *src, size_t bytes); /* waits for what was queued */
-    swin_status (*copy)(swin_dev *dev, void *dst, const void *src, size_t bytes);      /* device to device */
+    swin_status (*upload)(swin_dev *dev, void *dst, const void *host,
+                          size_t bytes); /* host is free on return */
+    swin_status (*download)(swin_dev *dev, void *host, const void *src,
+                            size_t bytes); /* waits for what was queued */
+    swin_status (*copy)(swin_dev *dev, void *dst, const void *src, size_t bytes); /* device to device */
     swin_status (*sync)(swin_dev *dev);
 
     /* Images that one pass of a stage should hold so that `bytes_per_image` of activations stay close to the core. */
@@ -147,8 +153,8 @@ struct swin_ops {
 
     /* ---- weights ----------------------------------------------------------------------------------------------- */
     /* w host [out][in] float32, bias host [out] or NULL; both free on return. dtype F16, BF16: w is rounded to it. */
-    swin_status (*linear_prepare)(swin_dev *dev, swin_linear *l, const float *w, const float *bias, int out, int in,
-                                  swin_dtype dtype);
+    swin_status (*linear_prepare)(swin_dev *dev, swin_linear *l, const float *w, const float *bias, int out,
+                                  int in, swin_dtype dtype);
     void (*linear_release)(swin_dev *dev, swin_linear *l); /* a zeroed struct is fine */
 
     /* ---- operators --------------------------------------------------------------------------------------------- */
@@ -158,23 +164,24 @@ struct swin_ops {
     /* out = LayerNorm(x), row by row. */
     swin_status (*layernorm)(swin_dev *dev, swin_tensor *out, const swin_tensor *x, const swin_norm *n);
     /* out, in window order = LayerNorm(x) (n NULL: x itself) of the image-order map, shifted and partitioned. */
-    swin_status (*layernorm_windows)(swin_dev *dev, swin_tensor *out, const swin_tensor *x, const swin_norm *n,
-                                     const swin_windows *g);
+    swin_status (*layernorm_windows)(swin_dev *dev, swin_tensor *out, const swin_tensor *x,
+                                     const swin_norm *n, const swin_windows *g);
     /* out [B*H/2*W/2][4C] = LayerNorm over 4C (n NULL: none) of the four neighbours (0,0), (1,0), (0,1), (1,1) as
      * (row, column). */
     swin_status (*layernorm_merge)(swin_dev *dev, swin_tensor *out, const swin_tensor *x, const swin_norm *n,
                                    const swin_windows *g);
     /* y [M][out] = act(x [M][in] W^T + bias). with_bias false leaves the bare product (act is then NONE). */
-    swin_status (*linear)(swin_dev *dev, swin_tensor *y, const swin_tensor *x, const swin_linear *l, bool with_bias,
-                          swin_act act);
+    swin_status (*linear)(swin_dev *dev, swin_tensor *y, const swin_tensor *x, const swin_linear *l,
+                          bool with_bias, swin_act act);
     /* residual += x W^T + bias, each sum rounded as linear then residual_add would. g: x is in window order and residual in
      * image order; NULL: same order. */
-    swin_status (*linear_residual)(swin_dev *dev, swin_tensor *residual, const swin_tensor *x, const swin_linear *l,
-                                   const swin_windows *g);
+    swin_status (*linear_residual)(swin_dev *dev, swin_tensor *residual, const swin_tensor *x,
+                                   const swin_linear *l, const swin_windows *g);
     /* In place: y = act(y + bias); bias [cols] or NULL. */
     swin_status (*bias_act)(swin_dev *dev, swin_tensor *y, const float *bias, swin_act act);
     /* In place: residual += y; g as for linear_residual. */
-    swin_status (*residual_add)(swin_dev *dev, swin_tensor *residual, const swin_tensor *y, const swin_windows *g);
+    swin_status (*residual_add)(swin_dev *dev, swin_tensor *residual, const swin_tensor *y,
+                                const swin_windows *g);
     /* out [rows][C] in window order, channel = head*D + d, from qkv [rows][3C], column = part*C + head*D + d: softmax(
      * scale q.k + bias + mask) v. Equal bits to scores, softmax, weighted_sum one after the other. */
     swin_status (*attention)(swin_dev *dev, swin_tensor *out, const swin_tensor *qkv, const swin_attention *a,
@@ -217,7 +224,7 @@ const swin_ops *const *swin_backends(void);
 
 /* Open the backend of that name; "auto" takes cuda when a GPU is usable, else cpu, and notes which. */
 swin_status swin_dev_open(swin_dev **dev, const char *backend, const swin_dev_opts *opts);
-void        swin_dev_close(swin_dev *dev); /* NULL is fine */
+void swin_dev_close(swin_dev *dev); /* NULL is fine */
 
 /* Fold src into dst, exactly as if dst had seen src's values too. */
 void swin_observed_merge(swin_observed *dst, const swin_observed *src);

@@ -27,7 +27,10 @@ double swin_rel_l2_f64(const float *got, const double *ref, size_t n)
     return sqrt(num / (den > 0 ? den : 1));
 }
 
-double swin_sqnr_db(const float *got, const float *ref, size_t n) { return -20 * log10(swin_rel_l2(got, ref, n)); }
+double swin_sqnr_db(const float *got, const float *ref, size_t n)
+{
+    return -20 * log10(swin_rel_l2(got, ref, n));
+}
 
 int swin_argmax(const float *v, int n)
 {

@@ -24,10 +24,10 @@ swin_status swin_fail_context(swin_status st, const char *fmt, ...)
     char text[MESSAGE_MAX];
     va_list args;
     va_start(args, fmt);
-    int n = vsnprintf(text, sizeof text, fmt, args);
+    vsnprintf(text, sizeof text, fmt, args);
     va_end(args);
-    if (n >= 0 && (size_t)n < sizeof text)
-        snprintf(text + n, sizeof text - (size_t)n, ": %.*s", MESSAGE_MAX - 1, message);
+    strncat(text, ": ", sizeof text - strlen(text) - 1);
+    strncat(text, message, sizeof text - strlen(text) - 1);
     memcpy(message, text, sizeof message);
     return st;
 }

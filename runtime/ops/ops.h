@@ -217,6 +217,9 @@ struct swin_ops {
     swin_status (*observe)(swin_dev *dev, swin_observer *o, const swin_tensor *x);
     /* What has been seen so far; waits for what was queued. */
     swin_status (*observer_read)(swin_dev *dev, const swin_observer *o, swin_observed *out);
+
+    /* Activations and weights may really be F16 or BF16 (cuda). False: the walk emulates them with round_to. */
+    bool native_half;
 };
 
 /* The backends of this build, best last tried by "auto": cuda where a GPU answers, else cpu. NULL ends the list. */

@@ -13,10 +13,12 @@
 typedef struct swin_net swin_net;
 
 typedef struct swin_net_opts {
-    swin_dtype dtype; /* SWIN_F32, SWIN_F16, SWIN_BF16. On ref and cpu the halves are emulated: float32 arithmetic, and
-                         every operator's output and every weight rounded to the type */
+    swin_dtype
+        dtype; /* SWIN_F32, SWIN_F16, SWIN_BF16. Where the backend has no halves of its own (ref, cpu) they are
+                         emulated: float32 arithmetic, every weight and every operator's output rounded to the type;
+                         scores stay float32 into the softmax, as in a fused kernel, and probabilities are rounded */
     swin_softmax softmax; /* how attention probabilities are made: SWIN_SOFTMAX_EXACT or _U8 (int8-mode 3) */
-    int chunk;            /* images that a stage works on at once; 0: the backend's choice. Results do not depend on it */
+    int chunk; /* images that a stage works on at once; 0: the backend's choice. Results do not depend on it */
 } swin_net_opts;
 
 /*
@@ -24,7 +26,7 @@ typedef struct swin_net_opts {
  */
 swin_status swin_net_create(swin_net **net, swin_dev *dev, const swin_config *c, const swin_weights *w,
                             const swin_net_opts *opts);
-void        swin_net_free(swin_net *net); /* NULL is fine */
+void swin_net_free(swin_net *net); /* NULL is fine */
 
 /*
  * One forward pass.
@@ -35,9 +37,15 @@ void        swin_net_free(swin_net *net); /* NULL is fine */
  *
  * A row of logits depends on its image alone: not on the batch, its size, or the other images. Not reentrant.
  */
-swin_status swin_net_forward(swin_net *net, const float *images, int batch, float *logits, const swin_tap *tap);
+swin_status swin_net_forward(swin_net *net, const float *images, int batch, float *logits,
+                             const swin_tap *tap);
+
+/* The same with images already in dev's memory (float32) and the logits left there: [batch][classes] in the net's type on
+ * a backend with halves of its own, else float32. Queued, not waited for; *logits is valid until the next forward. */
+swin_status swin_net_forward_device(swin_net *net, const float *images, int batch, swin_tensor *logits,
+                                    const swin_tap *tap);
 
 const swin_config *swin_net_config(const swin_net *net);
-swin_dev          *swin_net_dev(const swin_net *net);
+swin_dev *swin_net_dev(const swin_net *net);
 
 #endif

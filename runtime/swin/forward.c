@@ -1,0 +1,263 @@
+/* The one model walk. Every precision and every backend goes through it; calibration, fake quantization and dumps are
+ * taps. Formulas and order: reference/swin.md section 1. */
+#include "runtime/swin/net_impl.h"
+
+typedef struct walk {
+    swin_net *net;
+    const swin_ops *ops;
+    swin_dev *dev;
+    const swin_tap *tap;
+    int batch, image, images; /* the chunk at hand: images [image, image + images) */
+    int stage, block;
+} walk;
+
+static bool tap_wants(const swin_tap *tap, swin_site s)
+{
+    return tap && (!tap->wants || tap->wants(tap->user, s));
+}
+
+static bool wants(const walk *w, swin_site_kind kind)
+{
+    return tap_wants(w->tap, swin_site_make(w->stage, w->block, kind));
+}
+
+/* Show x to the tap, if it wants this site. */
+static swin_status touch(const walk *w, swin_site_kind kind, swin_tensor *x)
+{
+    if (!wants(w, kind)) return SWIN_OK;
+    const swin_tap_point p = { .site = swin_site_make(w->stage, w->block, kind),
+                               .x = x,
+                               .dev = w->dev,
+                               .image = w->image,
+                               .images = w->images,
+                               .batch = w->batch };
+    return w->tap->at(w->tap->user, &p);
+}
+
+static swin_status rounded(const walk *w, swin_tensor *x)
+{
+    return w->net->emulate ? w->ops->round_to(w->dev, x, w->net->opts.dtype) : SWIN_OK;
+}
+
+static swin_tensor activation(const walk *w, void *buffer, int64_t rows, int64_t cols)
+{
+    return swin_matrix(buffer, w->net->act, rows, cols);
+}
+
+/* y = act(x W^T + bias); split before the bias where the tap watches there. */
+static swin_status linear(const walk *w, swin_tensor *y, const swin_tensor *x, const swin_linear *l,
+                          swin_act act, swin_site_kind aftergemm)
+{
+    if (wants(w, aftergemm)) {
+        SWIN_TRY(w->ops->linear(w->dev, y, x, l, false, SWIN_ACT_NONE));
+        SWIN_TRY(touch(w, aftergemm, y));
+        if (l->bias || act != SWIN_ACT_NONE) SWIN_TRY(w->ops->bias_act(w->dev, y, l->bias, act));
+    } else {
+        SWIN_TRY(w->ops->linear(w->dev, y, x, l, true, act));
+    }
+    return rounded(w, y);
+}
+
+/* x += y W^T + bias. The three kinds: the GEMM's output and the two addends. */
+static swin_status linear_residual(const walk *w, swin_tensor *x, const swin_tensor *y, const swin_linear *l,
+                                   const swin_windows *g, swin_site_kind aftergemm, swin_site_kind residual,
+                                   swin_site_kind local)
+{
+    if (wants(w, aftergemm) || wants(w, residual) || wants(w, local)) {
+        swin_tensor sum = activation(w, w->net->narrow, x->rows, x->cols);
+        SWIN_TRY(w->ops->linear(w->dev, &sum, y, l, false, SWIN_ACT_NONE));
+        SWIN_TRY(touch(w, aftergemm, &sum));
+        if (l->bias) SWIN_TRY(w->ops->bias_act(w->dev, &sum, l->bias, SWIN_ACT_NONE));
+        SWIN_TRY(touch(w, residual, x));
+        SWIN_TRY(touch(w, local, &sum));
+        SWIN_TRY(w->ops->residual_add(w->dev, x, &sum, g));
+    } else {
+        SWIN_TRY(w->ops->linear_residual(w->dev, x, y, l, g));
+    }
+    return rounded(w, x);
+}
+
+static swin_status attention_composed(const walk *w, swin_tensor *out, const swin_tensor *qkv,
+                                      const swin_attention *a, const swin_windows *g)
+{
+    const int64_t n = (int64_t)g->window * g->window;
+    swin_tensor s = activation(w, w->net->scores, qkv->rows * a->heads, n);
+    SWIN_TRY(w->ops->scores(w->dev, &s, qkv, a, g));
+    SWIN_TRY(touch(w, SWIN_SITE_SOFTMAX_INPUT, &s));
+    SWIN_TRY(w->ops->softmax(w->dev, &s, a, g));
+    SWIN_TRY(rounded(w, &s));
+    SWIN_TRY(touch(w, SWIN_SITE_MATMUL_A, &s));
+    return w->ops->weighted_sum(w->dev, out, &s, qkv, a, g);
+}
+
+static bool looks_inside_attention(const walk *w)
+{
+    return w->net->emulate || wants(w, SWIN_SITE_SOFTMAX_INPUT) || wants(w, SWIN_SITE_MATMUL_A);
+}
+
+static swin_status attention(const walk *w, swin_tensor *out, swin_tensor *qkv, const swin_attention *a,
+                             const swin_windows *g)
+{
+    const int64_t c = out->cols;
+    const swin_site_kind parts[] = { SWIN_SITE_MATMUL_Q, SWIN_SITE_MATMUL_K, SWIN_SITE_MATMUL_V };
+    for (int i = 0; i < 3; i++) {
+        swin_tensor part = swin_columns(qkv, i * c, c);
+        SWIN_TRY(touch(w, parts[i], &part));
+    }
+    if (looks_inside_attention(w))
+        SWIN_TRY(attention_composed(w, out, qkv, a, g));
+    else
+        SWIN_TRY(w->ops->attention(w->dev, out, qkv, a, g));
+    return rounded(w, out);
+}
+
+/* No tap inside [first, last] of the block's kinds, and halves are the backend's own: a fused half block may run. */
+static bool unwatched(const walk *w, swin_site_kind first, swin_site_kind last)
+{
+    if (w->net->emulate) return false;
+    for (int k = (int)first; k <= (int)last; k++)
+        if (swin_site_role_of(swin_site_make(0, 0, (swin_site_kind)k)) != SWIN_ROLE_WEIGHT &&
+            wants(w, (swin_site_kind)k))
+            return false;
+    return true;
+}
+
+/* x += proj(attention(qkv(LN1(x)))), windows shifted and partitioned. */
+static swin_status attention_half(const walk *w, const net_block *b, swin_tensor *x, const swin_windows *g)
+{
+    if (w->ops->attention_half && unwatched(w, SWIN_SITE_LAYERNORM_INPUT1, SWIN_SITE_ADD1_LOCAL)) {
+        const swin_status st =
+            w->ops->attention_half(w->dev, x, &b->norm1, &b->qkv, &b->proj, &b->attention, g);
+        if (st != SWIN_ERR_UNSUPPORTED) return st;
+    }
+    swin_tensor a = activation(w, w->net->normed, x->rows, x->cols);
+    swin_tensor qkv = activation(w, w->net->wide, x->rows, 3 * x->cols);
+    SWIN_TRY(touch(w, SWIN_SITE_LAYERNORM_INPUT1, x));
+    SWIN_TRY(w->ops->layernorm_windows(w->dev, &a, x, &b->norm1, g));
+    SWIN_TRY(rounded(w, &a));
+    SWIN_TRY(touch(w, SWIN_SITE_QKV_INPUT, &a));
+    SWIN_TRY(linear(w, &qkv, &a, &b->qkv, SWIN_ACT_NONE, SWIN_SITE_QKV_AFTERGEMM));
+    SWIN_TRY(attention(w, &a, &qkv, &b->attention, g));
+    SWIN_TRY(touch(w, SWIN_SITE_PROJ_INPUT, &a));
+    return linear_residual(w, x, &a, &b->proj, g, SWIN_SITE_PROJ_AFTERGEMM, SWIN_SITE_ADD1_RESIDUAL,
+                           SWIN_SITE_ADD1_LOCAL);
+}
+
+/* x += fc2(GELU(fc1(LN2(x)))). */
+static swin_status mlp_half(const walk *w, const net_block *b, swin_tensor *x)
+{
+    if (w->ops->mlp_half && unwatched(w, SWIN_SITE_LAYERNORM_INPUT2, SWIN_SITE_ADD2_LOCAL)) {
+        const swin_status st = w->ops->mlp_half(w->dev, x, &b->norm2, &b->fc1, &b->fc2);
+        if (st != SWIN_ERR_UNSUPPORTED) return st;
+    }
+    swin_tensor a = activation(w, w->net->normed, x->rows, x->cols);
+    swin_tensor hidden = activation(w, w->net->wide, x->rows, b->fc1.out);
+    SWIN_TRY(touch(w, SWIN_SITE_LAYERNORM_INPUT2, x));
+    SWIN_TRY(w->ops->layernorm(w->dev, &a, x, &b->norm2));
+    SWIN_TRY(rounded(w, &a));
+    SWIN_TRY(touch(w, SWIN_SITE_FC1_INPUT, &a));
+    SWIN_TRY(linear(w, &hidden, &a, &b->fc1, SWIN_ACT_GELU, SWIN_SITE_FC1_AFTERGEMM));
+    SWIN_TRY(touch(w, SWIN_SITE_FC2_INPUT, &hidden));
+    return linear_residual(w, x, &hidden, &b->fc2, NULL, SWIN_SITE_FC2_AFTERGEMM, SWIN_SITE_ADD2_RESIDUAL,
+                           SWIN_SITE_ADD2_LOCAL);
+}
+
+static swin_status merge(const walk *w, const net_stage *s, swin_tensor *out, const swin_tensor *x,
+                         const swin_windows *g)
+{
+    swin_tensor a = activation(w, w->net->normed, x->rows / 4, 4 * x->cols);
+    SWIN_TRY(w->ops->layernorm_merge(w->dev, &a, x, &s->merge_norm, g));
+    SWIN_TRY(rounded(w, &a));
+    SWIN_TRY(touch(w, SWIN_SITE_REDUCTION_INPUT, &a));
+    SWIN_TRY(linear(w, out, &a, &s->reduction, SWIN_ACT_NONE, SWIN_SITE_REDUCTION_AFTERGEMM));
+    return touch(w, SWIN_SITE_MERGE_OUT, out);
+}
+
+/* The final LayerNorm and the mean over an image's tokens, for one chunk. */
+static swin_status pool(walk *w, swin_tensor *x, int tokens)
+{
+    swin_tensor a = activation(w, w->net->normed, x->rows, x->cols);
+    swin_tensor all = activation(w, w->net->pooled, w->batch, x->cols);
+    swin_tensor out = swin_rows(&all, w->image, w->images);
+    w->stage = w->block = 0;
+    SWIN_TRY(w->ops->layernorm(w->dev, &a, x, &w->net->norm));
+    SWIN_TRY(rounded(w, &a));
+    SWIN_TRY(touch(w, SWIN_SITE_NORM_OUT, &a));
+    SWIN_TRY(w->ops->mean_tokens(w->dev, &out, &a, tokens));
+    return rounded(w, &out);
+}
+
+/* One stage over one chunk of images. */
+static swin_status run_chunk(walk *w, int stage)
+{
+    const net_stage *s = &w->net->stages[stage];
+    const int tokens = s->shape.resolution * s->shape.resolution, c = s->shape.channels;
+    swin_tensor all = activation(w, w->net->x[stage & 1], (int64_t)w->batch * tokens, c);
+    swin_tensor x = swin_rows(&all, (int64_t)w->image * tokens, (int64_t)w->images * tokens);
+    swin_windows g = { .images = w->images,
+                       .height = s->shape.resolution,
+                       .width = s->shape.resolution,
+                       .window = s->shape.window };
+    w->stage = stage;
+    for (w->block = 0; w->block < s->shape.depth; w->block++) {
+        const net_block *b = &s->blocks[w->block];
+        g.shift = b->shift;
+        SWIN_TRY(attention_half(w, b, &x, &g));
+        SWIN_TRY(mlp_half(w, b, &x));
+        SWIN_TRY(touch(w, SWIN_SITE_BLOCK_OUT, &x));
+    }
+    w->block = 0;
+    if (!s->shape.merge) return pool(w, &x, tokens);
+    swin_tensor next = activation(w, w->net->x[(stage + 1) & 1], (int64_t)w->batch * tokens / 4, 2 * c);
+    swin_tensor out = swin_rows(&next, (int64_t)w->image * tokens / 4, (int64_t)w->images * tokens / 4);
+    return merge(w, s, &out, &x, &g);
+}
+
+static swin_status embed(walk *w, const float *images)
+{
+    const swin_config *c = &w->net->config;
+    const int side = c->image_size / c->patch_size;
+    swin_tensor x = activation(w, w->net->x[0], (int64_t)w->batch * side * side, c->embed_dim);
+    SWIN_TRY(w->ops->patch_embed(w->dev, &x, images, w->batch, c->image_size, &w->net->patch));
+    SWIN_TRY(rounded(w, &x));
+    return touch(w, SWIN_SITE_PATCH_EMBED_OUT, &x);
+}
+
+static swin_status classify(walk *w)
+{
+    const swin_config *c = &w->net->config;
+    const int last = c->embed_dim << (c->num_stages - 1);
+    swin_tensor pooled = activation(w, w->net->pooled, w->batch, last);
+    swin_tensor logits = activation(w, w->net->logits, w->batch, c->num_classes);
+    w->stage = w->block = 0;
+    SWIN_TRY(w->ops->linear(w->dev, &logits, &pooled, &w->net->head, true, SWIN_ACT_NONE));
+    SWIN_TRY(rounded(w, &logits));
+    return touch(w, SWIN_SITE_LOGITS, &logits);
+}
+
+swin_status net_walk(swin_net *net, const float *images, int batch, const swin_tap *tap)
+{
+    walk w = { .net = net, .ops = net->ops, .dev = net->dev, .tap = tap, .batch = batch, .images = batch };
+    SWIN_TRY(embed(&w, images));
+    for (int stage = 0; stage < net->config.num_stages; stage++) {
+        const int chunk = net->stages[stage].chunk;
+        for (w.image = 0; w.image < batch; w.image += chunk) {
+            w.images = batch - w.image < chunk ? batch - w.image : chunk;
+            SWIN_TRY(run_chunk(&w, stage));
+        }
+    }
+    w.image = 0;
+    w.images = batch;
+    return classify(&w);
+}
+
+bool net_needs_scores(const swin_net *net, const swin_tap *tap)
+{
+    if (net->emulate) return true;
+    for (int s = 0; s < net->config.num_stages; s++)
+        for (int b = 0; b < net->config.depths[s]; b++)
+            if (tap_wants(tap, swin_site_make(s, b, SWIN_SITE_SOFTMAX_INPUT)) ||
+                tap_wants(tap, swin_site_make(s, b, SWIN_SITE_MATMUL_A)))
+                return true;
+    return false;
+}

@@ -1,0 +1,330 @@
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/base/half.h"
+#include "runtime/swin/net_impl.h"
+
+/* ---- parameters ---------------------------------------------------------------------------------------------- */
+
+/* A host vector into the device's memory; freed with the net. NULL stays NULL. */
+static swin_status put(swin_net *net, const float **out, const float *host, size_t n)
+{
+    *out = NULL;
+    if (!host) return SWIN_OK;
+    if (net->nparams == net->params_capacity) {
+        const size_t capacity = net->params_capacity ? 2 * net->params_capacity : 256;
+        void **grown = realloc(net->params, capacity * sizeof *grown);
+        if (!grown) return swin_fail(SWIN_ERR_MEM, "no memory for the network's parameters");
+        net->params = grown;
+        net->params_capacity = capacity;
+    }
+    void *p = NULL;
+    SWIN_TRY(net->ops->alloc(net->dev, &p, n * sizeof *host));
+    net->params[net->nparams++] = p;
+    *out = p;
+    return net->ops->upload(net->dev, p, host, n * sizeof *host);
+}
+
+static swin_status put_norm(swin_net *net, swin_norm *norm, const float *gamma, const float *beta,
+                            int channels)
+{
+    norm->eps = 1e-5f;
+    SWIN_TRY(put(net, &norm->gamma, gamma, (size_t)channels));
+    return put(net, &norm->beta, beta, (size_t)channels);
+}
+
+static swin_status put_linear(swin_net *net, swin_linear *l, const float *w, const float *bias, int out,
+                              int in)
+{
+    return net->ops->linear_prepare(net->dev, l, w, bias, out, in, net->opts.dtype);
+}
+
+/* bias[h][i][j] = table[index(i, j)][h], index = (yi - yj + w-1)(2w-1) + (xi - xj + w-1): swin.md section 1, point 9. */
+static swin_status put_position_bias(swin_net *net, const float **out, const float *table, int window,
+                                     int heads)
+{
+    const int n = window * window, side = 2 * window - 1;
+    float *bias = malloc((size_t)heads * n * n * sizeof *bias);
+    if (!bias) return swin_fail(SWIN_ERR_MEM, "no memory for a position bias");
+    for (int h = 0; h < heads; h++)
+        for (int i = 0; i < n; i++)
+            for (int j = 0; j < n; j++) {
+                const int dy = i / window - j / window + window - 1,
+                          dx = i % window - j % window + window - 1;
+                bias[((size_t)h * n + i) * n + j] = table[(size_t)(dy * side + dx) * heads + h];
+            }
+    const swin_status st = put(net, out, bias, (size_t)heads * n * n);
+    free(bias);
+    return st;
+}
+
+/* Region of a shifted coordinate: swin.md section 1, point 10. */
+static int region(int p, int size, int window, int shift)
+{
+    return p < size - window ? 0 : p < size - shift ? 1 : 2;
+}
+
+static swin_status put_mask(swin_net *net, const float **out, const swin_stage *s)
+{
+    const int w = s->window, n = w * w, across = s->resolution / w, windows = across * across;
+    float *mask = malloc((size_t)windows * n * n * sizeof *mask);
+    if (!mask) return swin_fail(SWIN_ERR_MEM, "no memory for an attention mask");
+    for (int win = 0; win < windows; win++)
+        for (int i = 0; i < n; i++)
+            for (int j = 0; j < n; j++) {
+                const int y0 = win / across * w, x0 = win % across * w;
+                const int ri = 3 * region(y0 + i / w, s->resolution, w, s->shift) +
+                               region(x0 + i % w, s->resolution, w, s->shift);
+                const int rj = 3 * region(y0 + j / w, s->resolution, w, s->shift) +
+                               region(x0 + j % w, s->resolution, w, s->shift);
+                mask[((size_t)win * n + i) * n + j] = ri == rj ? 0.0f : -100.0f;
+            }
+    const swin_status st = put(net, out, mask, (size_t)windows * n * n);
+    free(mask);
+    return st;
+}
+
+static swin_status build_block(swin_net *net, int stage, int block, const swin_block_weights *w,
+                               const float *mask)
+{
+    const swin_stage *s = &net->stages[stage].shape;
+    net_block *b = &net->stages[stage].blocks[block];
+    const int c = s->channels, hidden = s->hidden;
+    b->shift = swin_config_shift(&net->config, stage, block);
+    const double scale = net->config.qk_scale > 0 ? net->config.qk_scale : 1.0 / __builtin_sqrt(s->head_size);
+    b->attention = (swin_attention){ .heads = s->heads,
+                                     .head_size = s->head_size,
+                                     .scale = (float)scale,
+                                     .mask = b->shift ? mask : NULL,
+                                     .softmax = net->opts.softmax };
+    SWIN_TRY(put_position_bias(net, &b->attention.bias, w->bias_table, s->window, s->heads));
+    SWIN_TRY(put_norm(net, &b->norm1, w->norm1_weight, w->norm1_bias, c));
+    SWIN_TRY(put_norm(net, &b->norm2, w->norm2_weight, w->norm2_bias, c));
+    SWIN_TRY(put_linear(net, &b->qkv, w->qkv_weight, w->qkv_bias, 3 * c, c));
+    SWIN_TRY(put_linear(net, &b->proj, w->proj_weight, w->proj_bias, c, c));
+    SWIN_TRY(put_linear(net, &b->fc1, w->fc1_weight, w->fc1_bias, hidden, c));
+    return put_linear(net, &b->fc2, w->fc2_weight, w->fc2_bias, c, hidden);
+}
+
+static swin_status build_stage(swin_net *net, int stage, const swin_stage_weights *w)
+{
+    net_stage *s = &net->stages[stage];
+    const float *mask = NULL;
+    s->shape = swin_config_stage(&net->config, stage);
+    s->blocks = calloc((size_t)s->shape.depth, sizeof *s->blocks);
+    if (!s->blocks) return swin_fail(SWIN_ERR_MEM, "no memory for %d blocks", s->shape.depth);
+    if (s->shape.shift && s->shape.depth > 1) SWIN_TRY(put_mask(net, &mask, &s->shape));
+    for (int b = 0; b < s->shape.depth; b++) SWIN_TRY(build_block(net, stage, b, &w->blocks[b], mask));
+    if (!s->shape.merge) return SWIN_OK;
+    const int c = s->shape.channels;
+    SWIN_TRY(put_norm(net, &s->merge_norm, w->merge_norm_weight, w->merge_norm_bias, 4 * c));
+    return put_linear(net, &s->reduction, w->reduction_weight, NULL, 2 * c, 4 * c);
+}
+
+static swin_status build(swin_net *net, const swin_weights *w)
+{
+    const swin_config *c = &net->config;
+    const int last = c->embed_dim << (c->num_stages - 1), patch = c->patch_size;
+    SWIN_TRY(put_linear(net, &net->patch_proj, w->patch_weight, w->patch_bias, c->embed_dim,
+                        c->in_chans * patch * patch));
+    net->patch = (swin_patch_embed){
+        .patch = patch, .in_chans = c->in_chans, .channels = c->embed_dim, .proj = &net->patch_proj
+    };
+    SWIN_TRY(put_norm(net, &net->patch.norm, w->patch_norm_weight, w->patch_norm_bias, c->embed_dim));
+    for (int i = 0; i < c->num_stages; i++) SWIN_TRY(build_stage(net, i, &w->stages[i]));
+    SWIN_TRY(put_norm(net, &net->norm, w->norm_weight, w->norm_bias, last));
+    return put_linear(net, &net->head, w->head_weight, w->head_bias, c->num_classes, last);
+}
+
+swin_status swin_net_create(swin_net **out, swin_dev *dev, const swin_config *c, const swin_weights *w,
+                            const swin_net_opts *opts)
+{
+    *out = NULL;
+    if (c->family != SWIN_V1)
+        return swin_fail(SWIN_ERR_UNSUPPORTED, "%s: Swin V2 networks cannot be run yet", c->name);
+    swin_net *net = calloc(1, sizeof *net);
+    if (!net) return swin_fail(SWIN_ERR_MEM, "no memory for a network");
+    *net = (swin_net){ .dev = dev, .ops = dev->ops, .config = *c, .opts = *opts };
+    net->emulate = opts->dtype != SWIN_F32 && !dev->ops->native_half;
+    net->act = net->emulate ? SWIN_F32 : opts->dtype;
+
+    swin_weights rounded = { 0 };
+    swin_status st = SWIN_OK;
+    if (net->emulate) {
+        st = swin_weights_clone(&rounded, w, c);
+        for (size_t i = 0; st == SWIN_OK && i < rounded.count; i++)
+            rounded.block[i] = swin_round_to(rounded.block[i], opts->dtype);
+    }
+    if (st == SWIN_OK) st = build(net, net->emulate ? &rounded : w);
+    swin_weights_free(&rounded);
+    if (st != SWIN_OK) {
+        swin_net_free(net);
+        return st;
+    }
+    *out = net;
+    return SWIN_OK;
+}
+
+/* ---- activations --------------------------------------------------------------------------------------------- */
+
+static void drop(swin_net *net, void **p)
+{
+    net->ops->free(net->dev, *p);
+    *p = NULL;
+}
+
+static void drop_activations(swin_net *net)
+{
+    void *images = net->images;
+    drop(net, &images);
+    net->images = NULL;
+    void **all[] = { &net->x[0],   &net->x[1],   &net->normed, &net->wide,
+                     &net->narrow, &net->scores, &net->pooled, &net->logits };
+    for (size_t i = 0; i < SWIN_COUNT(all); i++) drop(net, all[i]);
+    free(net->host_logits);
+    net->host_logits = NULL;
+    net->capacity = 0;
+}
+
+static size_t larger(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+static size_t tokens_of(const swin_stage *s)
+{
+    return (size_t)s->resolution * s->resolution;
+}
+
+static size_t wide_of(const swin_stage *s)
+{
+    return (size_t)(3 * s->channels > s->hidden ? 3 * s->channels : s->hidden);
+}
+
+static void choose_chunks(swin_net *net, int batch)
+{
+    for (int i = 0; i < net->config.num_stages; i++) {
+        net_stage *s = &net->stages[i];
+        const size_t per_image = tokens_of(&s->shape) * (2 * (size_t)s->shape.channels + wide_of(&s->shape));
+        int chunk = net->opts.chunk;
+        if (chunk <= 0) chunk = net->ops->chunk(net->dev, per_image * swin_dtype_size(net->act), batch);
+        s->chunk = chunk < 1 ? 1 : chunk > batch ? batch : chunk;
+    }
+}
+
+static swin_status alloc_activations(swin_net *net, int batch)
+{
+    const swin_config *c = &net->config;
+    const swin_ops *ops = net->ops;
+    const size_t unit = swin_dtype_size(net->act), images = (size_t)batch;
+    size_t stream[2] = { 0, 0 }, normed = 0, wide = 0;
+    for (int i = 0; i < c->num_stages; i++) {
+        const swin_stage *s = &net->stages[i].shape;
+        const size_t tokens = tokens_of(s), rows = tokens * (size_t)net->stages[i].chunk;
+        stream[i & 1] = larger(stream[i & 1], images * tokens * (size_t)s->channels);
+        normed = larger(normed, rows * (size_t)s->channels);
+        wide = larger(wide, rows * wide_of(s));
+    }
+    const size_t last = (size_t)(c->embed_dim << (c->num_stages - 1)), classes = (size_t)c->num_classes;
+    void *copy = NULL;
+    SWIN_TRY(ops->alloc(net->dev, &copy,
+                        images * (size_t)c->in_chans * (size_t)c->image_size * (size_t)c->image_size *
+                            sizeof(float)));
+    net->images = copy;
+    SWIN_TRY(ops->alloc(net->dev, &net->x[0], stream[0] * unit));
+    if (stream[1]) SWIN_TRY(ops->alloc(net->dev, &net->x[1], stream[1] * unit));
+    SWIN_TRY(ops->alloc(net->dev, &net->normed, normed * unit));
+    SWIN_TRY(ops->alloc(net->dev, &net->narrow, normed * unit));
+    SWIN_TRY(ops->alloc(net->dev, &net->wide, wide * unit));
+    SWIN_TRY(ops->alloc(net->dev, &net->pooled, images * last * unit));
+    SWIN_TRY(ops->alloc(net->dev, &net->logits, images * classes * unit));
+    net->host_logits = malloc(images * classes * unit);
+    if (!net->host_logits) return swin_fail(SWIN_ERR_MEM, "no memory for %d rows of logits", batch);
+    net->capacity = batch;
+    return SWIN_OK;
+}
+
+static swin_status alloc_scores(swin_net *net)
+{
+    size_t scores = 0;
+    for (int i = 0; i < net->config.num_stages; i++) {
+        const swin_stage *s = &net->stages[i].shape;
+        const size_t n = (size_t)s->window * s->window;
+        scores = larger(scores, (size_t)net->stages[i].chunk * tokens_of(s) * (size_t)s->heads * n);
+    }
+    return net->ops->alloc(net->dev, &net->scores, scores * swin_dtype_size(net->act));
+}
+
+swin_status net_reserve(swin_net *net, int batch, bool with_scores)
+{
+    swin_status st = SWIN_OK;
+    if (batch > net->capacity) {
+        drop_activations(net);
+        choose_chunks(net, batch);
+        st = alloc_activations(net, batch);
+    }
+    if (st == SWIN_OK && with_scores && !net->scores) st = alloc_scores(net);
+    if (st != SWIN_OK) drop_activations(net);
+    return st;
+}
+
+/* ---- forward ------------------------------------------------------------------------------------------------- */
+
+swin_status swin_net_forward_device(swin_net *net, const float *images, int batch, swin_tensor *logits,
+                                    const swin_tap *tap)
+{
+    if (batch < 1) return swin_fail(SWIN_ERR_VALUE, "a batch of %d images", batch);
+    SWIN_TRY(net_reserve(net, batch, net_needs_scores(net, tap)));
+    SWIN_TRY(net_walk(net, images, batch, tap));
+    *logits = swin_matrix(net->logits, net->act, batch, net->config.num_classes);
+    return SWIN_OK;
+}
+
+swin_status swin_net_forward(swin_net *net, const float *images, int batch, float *logits,
+                             const swin_tap *tap)
+{
+    const swin_config *c = &net->config;
+    if (batch < 1) return swin_fail(SWIN_ERR_VALUE, "a batch of %d images", batch);
+    SWIN_TRY(net_reserve(net, batch, net_needs_scores(net, tap)));
+    const size_t pixels = (size_t)batch * (size_t)c->in_chans * (size_t)c->image_size * (size_t)c->image_size;
+    SWIN_TRY(net->ops->upload(net->dev, net->images, images, pixels * sizeof *images));
+    swin_tensor out;
+    SWIN_TRY(swin_net_forward_device(net, net->images, batch, &out, tap));
+    const size_t n = (size_t)batch * (size_t)c->num_classes;
+    if (net->act == SWIN_F32) return net->ops->download(net->dev, logits, out.data, n * sizeof *logits);
+    SWIN_TRY(net->ops->download(net->dev, net->host_logits, out.data, n * swin_dtype_size(net->act)));
+    swin_widen(logits, net->host_logits, net->act, n);
+    return SWIN_OK;
+}
+
+void swin_net_free(swin_net *net)
+{
+    if (!net) return;
+    const swin_ops *ops = net->ops;
+    drop_activations(net);
+    for (int i = 0; i < net->config.num_stages; i++) {
+        net_stage *s = &net->stages[i];
+        for (int b = 0; s->blocks && b < s->shape.depth; b++) {
+            swin_linear *all[] = { &s->blocks[b].qkv, &s->blocks[b].proj, &s->blocks[b].fc1,
+                                   &s->blocks[b].fc2 };
+            for (size_t k = 0; k < SWIN_COUNT(all); k++) ops->linear_release(net->dev, all[k]);
+        }
+        free(s->blocks);
+        ops->linear_release(net->dev, &s->reduction);
+    }
+    ops->linear_release(net->dev, &net->patch_proj);
+    ops->linear_release(net->dev, &net->head);
+    for (size_t i = 0; i < net->nparams; i++) ops->free(net->dev, net->params[i]);
+    free(net->params);
+    free(net);
+}
+
+const swin_config *swin_net_config(const swin_net *net)
+{
+    return &net->config;
+}
+
+swin_dev *swin_net_dev(const swin_net *net)
+{
+    return net->dev;
+}

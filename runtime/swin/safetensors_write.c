@@ -30,7 +30,7 @@ static const char *dtype_name(swin_dtype t)
 }
 
 /* Bytes of one tensor. Dimensions are checked so that a sum over tensors cannot overflow either. */
-static swin_status tensor_bytes(size_t *bytes, const swin_safetensor *t)
+static swin_status tensor_bytes(size_t *bytes, const swin_named_tensor *t)
 {
     const size_t limit = (size_t)1 << 56;
     size_t n = swin_dtype_size(t->dtype);
@@ -54,12 +54,12 @@ static swin_status check_name(const char *name)
     return SWIN_OK;
 }
 
-static swin_status write_header(FILE *f, const swin_safetensor *tensors, size_t count)
+static swin_status write_header(FILE *f, const swin_named_tensor *tensors, size_t count)
 {
     size_t at = 0, bytes;
     fputc('{', f);
     for (size_t i = 0; i < count; i++) {
-        const swin_safetensor *t = &tensors[i];
+        const swin_named_tensor *t = &tensors[i];
         SWIN_TRY(check_name(t->name));
         SWIN_TRY(tensor_bytes(&bytes, t));
         fprintf(f, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[", i ? "," : "", t->name, dtype_name(t->dtype));
@@ -76,7 +76,7 @@ static void write_length(FILE *f, size_t n)
     for (int i = 0; i < 8; i++) fputc((int)(n >> 8 * i & 255), f);
 }
 
-swin_status swin_safetensors_write(const char *path, const swin_safetensor *tensors, size_t count)
+swin_status swin_safetensors_write(const char *path, const swin_named_tensor *tensors, size_t count)
 {
     char *header = NULL;
     size_t length = 0;

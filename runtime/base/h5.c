@@ -259,7 +259,7 @@ static swin_status open_attr(swin_h5 *f, const char *at, const char *name, hid_t
 /* A scalar, or an array of one element as some writers make. */
 static swin_status get_number(swin_h5 *f, const char *at, const char *name, hid_t mtype, void *v)
 {
-    hid_t attr;
+    hid_t attr = H5I_INVALID_HID;
     SWIN_TRY(open_attr(f, at, name, &attr));
     const hid_t space = H5Aget_space(attr), type = H5Aget_type(attr);
     const H5T_class_t class = type >= 0 ? H5Tget_class(type) : H5T_NO_CLASS;
@@ -308,7 +308,7 @@ static char *read_variable(hid_t attr, hid_t space)
 swin_status swin_h5_get_str(swin_h5 *f, const char *at, const char *name, char **v)
 {
     *v = NULL;
-    hid_t attr;
+    hid_t attr = H5I_INVALID_HID;
     SWIN_TRY(open_attr(f, at, name, &attr));
     const hid_t type = H5Aget_type(attr), space = H5Aget_space(attr);
     if (type >= 0 && space >= 0 && H5Tget_class(type) == H5T_STRING &&

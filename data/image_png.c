@@ -1,0 +1,190 @@
+/* libpng, with the pixel rules of Pillow's convert("RGB"): alpha is dropped and not blended, 16-bit colour keeps its high
+ * byte, 16-bit gray is cut off at 255, gamma and transparency chunks change nothing. */
+#include "data/decode.h"
+
+#include <setjmp.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <png.h>
+#include <zlib.h>
+
+typedef struct reader {
+    const uint8_t *bytes;
+    size_t size, at;
+    png_structp png;
+    png_infop info;
+    int64_t width, height;
+    int depth, colour, passes;
+    size_t row_bytes;
+    uint8_t palette[256][3];
+    uint8_t *packed; /* one row as the file holds it, or all rows when interlaced */
+    uint8_t *rgb;    /* one row */
+} reader;
+
+static void on_error(png_structp png, png_const_charp text)
+{
+    swin_fail(SWIN_ERR_FORMAT, "PNG: %s", text);
+    png_longjmp(png, 1);
+}
+
+static void on_warning(png_structp png, png_const_charp text)
+{
+    (void)png;
+    (void)text;
+}
+
+static void on_read(png_structp png, png_bytep out, size_t n)
+{
+    reader *r = png_get_io_ptr(png);
+    if (n > r->size - r->at) png_error(png, "the file is truncated");
+    memcpy(out, r->bytes + r->at, n);
+    r->at += n;
+}
+
+static uint32_t big32(const uint8_t *p)
+{
+    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+}
+
+/* Pillow refuses a bad checksum in any chunk before the pixels and asks for none in the pixels; libpng has no such rule. */
+static swin_status check_headers(const uint8_t *bytes, size_t size)
+{
+    size_t at = 8;
+    while (size - at >= 12) {
+        const size_t length = big32(bytes + at);
+        if (memcmp(bytes + at + 4, "IDAT", 4) == 0) return SWIN_OK;
+        if (length > size - at - 12) break;
+        if (crc32(crc32(0, NULL, 0), bytes + at + 4, (uInt)length + 4) != big32(bytes + at + 8 + length))
+            return swin_fail(SWIN_ERR_FORMAT, "PNG: bad checksum of the chunk %.4s",
+                             (const char *)bytes + at + 4);
+        at += length + 12;
+    }
+    return swin_fail(SWIN_ERR_FORMAT, "PNG: the file is truncated");
+}
+
+/* An index past the palette's end is gray, as in Pillow's initial palette. */
+static void load_palette(reader *r)
+{
+    png_colorp colours = NULL;
+    int n = 0;
+    for (int i = 0; i < 256; i++) memset(r->palette[i], i, 3);
+    if (r->colour != PNG_COLOR_TYPE_PALETTE || !png_get_PLTE(r->png, r->info, &colours, &n)) return;
+    for (int i = 0; i < n && i < 256; i++) {
+        const uint8_t rgb[3] = { colours[i].red, colours[i].green, colours[i].blue };
+        memcpy(r->palette[i], rgb, 3);
+    }
+}
+
+static unsigned sample(const uint8_t *row, size_t i, int depth) /* of 1, 2, 4 or 8 bits, as stored */
+{
+    const size_t bit = i * (size_t)depth;
+    return row[bit / 8] >> (8 - depth - (int)(bit % 8)) & ((1u << depth) - 1);
+}
+
+static void gray_row(uint8_t *rgb, const uint8_t *row, const reader *r, size_t n)
+{
+    const unsigned spread = r->depth < 8 ? 255 / ((1u << r->depth) - 1) : 1;
+    for (size_t i = 0; i < n; i++) {
+        unsigned v;
+        if (r->depth == 16)
+            v = row[2 * i] ? 255 : row[2 * i + 1];
+        else
+            v = sample(row, i, r->depth) * spread;
+        memset(rgb + 3 * i, (int)v, 3);
+    }
+}
+
+/* channels values of 8 or 16 bits each: the first three, or the first one three times. */
+static void colour_row(uint8_t *rgb, const uint8_t *row, const reader *r, size_t n, size_t channels)
+{
+    const size_t step = r->depth == 16 ? 2 : 1;
+    for (size_t i = 0; i < n; i++)
+        for (size_t c = 0; c < 3; c++) rgb[3 * i + c] = row[(i * channels + (channels < 3 ? 0 : c)) * step];
+}
+
+static void to_rgb(uint8_t *rgb, const uint8_t *row, const reader *r)
+{
+    const size_t n = (size_t)r->width;
+    switch (r->colour) {
+    case PNG_COLOR_TYPE_GRAY:
+        gray_row(rgb, row, r, n);
+        break;
+    case PNG_COLOR_TYPE_PALETTE:
+        for (size_t i = 0; i < n; i++) memcpy(rgb + 3 * i, r->palette[sample(row, i, r->depth)], 3);
+        break;
+    case PNG_COLOR_TYPE_GRAY_ALPHA:
+        colour_row(rgb, row, r, n, 2);
+        break;
+    case PNG_COLOR_TYPE_RGB:
+        colour_row(rgb, row, r, n, 3);
+        break;
+    default:
+        colour_row(rgb, row, r, n, 4);
+        break;
+    }
+}
+
+static swin_status read_header(reader *r)
+{
+    png_set_crc_action(r->png, PNG_CRC_QUIET_USE, PNG_CRC_QUIET_USE);
+    png_set_user_limits(r->png, PNG_UINT_31_MAX, PNG_UINT_31_MAX);
+    png_set_read_fn(r->png, r, on_read);
+    png_read_info(r->png, r->info);
+    r->width = png_get_image_width(r->png, r->info);
+    r->height = png_get_image_height(r->png, r->info);
+    r->depth = png_get_bit_depth(r->png, r->info);
+    r->colour = png_get_color_type(r->png, r->info);
+    r->passes = png_set_interlace_handling(r->png);
+    SWIN_TRY(swin_image_check_size(r->width, r->height));
+    load_palette(r);
+    png_read_update_info(r->png, r->info);
+    r->row_bytes = png_get_rowbytes(r->png, r->info);
+    return SWIN_OK;
+}
+
+static swin_status read_rows(reader *r, const swin_sink *sink)
+{
+    swin_region keep = { 0, r->width, 0, r->height };
+    size_t pad = 0;
+    SWIN_TRY(sink->begin(sink->user, r->width, r->height, &keep, &pad));
+    const bool interlaced = r->passes > 1;
+    r->packed = calloc(interlaced ? (size_t)r->height : 1, r->row_bytes);
+    r->rgb = malloc((size_t)r->width * 3 + pad);
+    if (!r->packed || !r->rgb) return swin_fail(SWIN_ERR_MEM, "no memory for the PNG's pixels");
+    for (int pass = 0; interlaced && pass < r->passes; pass++)
+        for (int64_t y = 0; y < r->height; y++)
+            png_read_row(r->png, r->packed + (size_t)y * r->row_bytes, NULL);
+    for (int64_t y = 0; y < r->height; y++) {
+        if (!interlaced) png_read_row(r->png, r->packed, NULL);
+        if (y < keep.y0 || y >= keep.y1) continue;
+        to_rgb(r->rgb, r->packed + (interlaced ? (size_t)y * r->row_bytes : 0), r);
+        sink->line(sink->user, y, r->rgb + 3 * keep.x0);
+    }
+    return SWIN_OK;
+}
+
+static swin_status decode(reader *r, const swin_sink *sink)
+{
+    if (setjmp(png_jmpbuf(r->png))) return SWIN_ERR_FORMAT;
+    SWIN_TRY(read_header(r));
+    return read_rows(r, sink);
+}
+
+swin_status swin_decode_png(const uint8_t *bytes, size_t size, const swin_sink *sink)
+{
+    swin_status st;
+    reader r = { .bytes = bytes, .size = size };
+    SWIN_TRY(check_headers(bytes, size));
+    r.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, NULL, on_error, on_warning);
+    r.info = r.png ? png_create_info_struct(r.png) : NULL;
+    if (r.info)
+        st = decode(&r, sink);
+    else
+        st = swin_fail(SWIN_ERR_MEM, "no memory for libpng");
+    png_destroy_read_struct(&r.png, &r.info, NULL);
+    free(r.packed);
+    free(r.rgb);
+    return st;
+}

@@ -25,8 +25,9 @@ typedef struct swin_tensor {
     swin_dtype dtype;
     int64_t rows, cols; /* elements */
     int64_t ld;         /* elements between row starts, >= cols */
-    float scale;        /* S8, U8: real = (code - zero_point) * scale; otherwise unused */
+    float scale;        /* S8: real = (code - zero_point) * scale; otherwise unused */
     int zero_point;
+    int qmin, qmax; /* S8: the codes in use: [-127, 127] for a symmetric site */
 } swin_tensor;
 
 /* Bytes of one element. */

@@ -218,6 +218,31 @@ struct swin_ops {
     /* What has been seen so far; waits for what was queued. */
     swin_status (*observer_read)(swin_dev *dev, const swin_observer *o, swin_observed *out);
 
+    /* ---- integer network (NULL where a backend does not offer it) -------------------------------------------------- */
+    /* An S8 matrix carries scale, zero_point, qmin and qmax; code = clamp(rint(x * (1 / scale)) + zero_point, qmin, qmax),
+     * half to even, NaN to qmin. The three layernorm operators above also take an S8 output. */
+
+    /* out S8 = x quantized; same shape, no overlap. */
+    swin_status (*quantize)(swin_dev *dev, swin_tensor *out, const swin_tensor *x);
+    /* codes host [out][in], |code| <= 127; scale host [out], real weight = code * scale (0 for a row of zeros); bias host
+     * [out] or NULL. x_zero_point: of the layer's input; its share of every sum is folded in here. */
+    swin_status (*linear_s8_prepare)(swin_dev *dev, swin_linear *l, const int8_t *codes, const float *scale,
+                                     const float *bias, int out, int in, int x_zero_point);
+    /* acc = sum (x - zero point) w, exact in INT32; v = acc * (x->scale * scale[n]); after_scale > 0: v is rounded to
+     * [-127, 127] steps of after_scale (modes 1 and 2); v = act(v + bias). y is `parts` equal column ranges of one matrix,
+     * each F32 (v), S8 (v quantized with that part's scale) or S32 (acc itself). */
+    swin_status (*linear_s8)(swin_dev *dev, swin_tensor *y, int parts, const swin_tensor *x,
+                             const swin_linear *l, float after_scale, swin_act act);
+    /* residual += v, as linear_residual; v as above without an activation. */
+    swin_status (*linear_s8_residual)(swin_dev *dev, swin_tensor *residual, const swin_tensor *x,
+                                      const swin_linear *l, float after_scale, const swin_windows *g);
+    /* Window attention on codes. qkv: the S8 parts q, k, v [rows][C], each with its scale. Scores are INT32 sums times
+     * a->scale q.scale k.scale, then as in `attention`. EXACT: probabilities are quantized with prob_scale to [0, 127];
+     * U8: codes = rint(255 exp(s - max)), divided by their sum after A.V. The INT32 sums of A.V become out: F32, or S8 with
+     * out's scale. */
+    swin_status (*attention_s8)(swin_dev *dev, swin_tensor *out, const swin_tensor qkv[3],
+                                const swin_attention *a, float prob_scale, const swin_windows *g);
+
     /* Activations and weights may really be F16 or BF16 (cuda). False: the walk emulates them with round_to. */
     bool native_half;
 };

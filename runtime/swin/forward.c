@@ -36,7 +36,8 @@ static swin_status touch(const walk *w, swin_site_kind kind, swin_tensor *x)
 
 static swin_status rounded(const walk *w, swin_tensor *x)
 {
-    return w->net->emulate ? w->ops->round_to(w->dev, x, w->net->opts.dtype) : SWIN_OK;
+    return w->net->emulate && x->dtype == SWIN_F32 ? w->ops->round_to(w->dev, x, w->net->opts.dtype)
+                                                   : SWIN_OK;
 }
 
 static swin_tensor activation(const walk *w, void *buffer, int64_t rows, int64_t cols)
@@ -44,11 +45,41 @@ static swin_tensor activation(const walk *w, void *buffer, int64_t rows, int64_t
     return swin_matrix(buffer, w->net->act, rows, cols);
 }
 
+/* A matrix of codes for a planned site. */
+static swin_tensor code_matrix(void *buffer, int64_t rows, int64_t cols, const swin_site_plan *q)
+{
+    swin_tensor t = swin_matrix(buffer, SWIN_S8, rows, cols);
+    t.scale = q->scale;
+    t.zero_point = q->zero_point;
+    t.qmin = q->qmin;
+    t.qmax = q->qmax;
+    return t;
+}
+
+/* What a layer reads: codes where it runs on integers. */
+static swin_tensor layer_input(const walk *w, const net_layer *l, void *buffer, int64_t rows, int64_t cols)
+{
+    return l->integer ? code_matrix(buffer, rows, cols, &l->input) : activation(w, buffer, rows, cols);
+}
+
+/* A float operator's output, made into codes (in net->narrow) if the next layer runs on integers. */
+static swin_status as_input(const walk *w, const net_layer *l, swin_tensor *x)
+{
+    if (!l->integer || x->dtype == SWIN_S8) return SWIN_OK;
+    swin_tensor codes = code_matrix(w->net->narrow, x->rows, x->cols, &l->input);
+    SWIN_TRY(w->ops->quantize(w->dev, &codes, x));
+    *x = codes;
+    return SWIN_OK;
+}
+
 /* y = act(x W^T + bias); split before the bias where the tap watches there. */
-static swin_status linear(const walk *w, swin_tensor *y, const swin_tensor *x, const swin_linear *l,
+static swin_status linear(const walk *w, swin_tensor *y, const swin_tensor *x, const net_layer *layer,
                           swin_act act, swin_site_kind aftergemm)
 {
-    if (wants(w, aftergemm)) {
+    const swin_linear *l = &layer->l;
+    if (layer->integer) {
+        SWIN_TRY(w->ops->linear_s8(w->dev, y, 1, x, l, layer->after_scale, act));
+    } else if (wants(w, aftergemm)) {
         SWIN_TRY(w->ops->linear(w->dev, y, x, l, false, SWIN_ACT_NONE));
         SWIN_TRY(touch(w, aftergemm, y));
         if (l->bias || act != SWIN_ACT_NONE) SWIN_TRY(w->ops->bias_act(w->dev, y, l->bias, act));
@@ -59,11 +90,14 @@ static swin_status linear(const walk *w, swin_tensor *y, const swin_tensor *x, c
 }
 
 /* x += y W^T + bias. The three kinds: the GEMM's output and the two addends. */
-static swin_status linear_residual(const walk *w, swin_tensor *x, const swin_tensor *y, const swin_linear *l,
-                                   const swin_windows *g, swin_site_kind aftergemm, swin_site_kind residual,
-                                   swin_site_kind local)
+static swin_status linear_residual(const walk *w, swin_tensor *x, const swin_tensor *y,
+                                   const net_layer *layer, const swin_windows *g, swin_site_kind aftergemm,
+                                   swin_site_kind residual, swin_site_kind local)
 {
-    if (wants(w, aftergemm) || wants(w, residual) || wants(w, local)) {
+    const swin_linear *l = &layer->l;
+    if (layer->integer) {
+        SWIN_TRY(w->ops->linear_s8_residual(w->dev, x, y, l, layer->after_scale, g));
+    } else if (wants(w, aftergemm) || wants(w, residual) || wants(w, local)) {
         swin_tensor sum = activation(w, w->net->narrow, x->rows, x->cols);
         SWIN_TRY(w->ops->linear(w->dev, &sum, y, l, false, SWIN_ACT_NONE));
         SWIN_TRY(touch(w, aftergemm, &sum));
@@ -95,19 +129,47 @@ static bool looks_inside_attention(const walk *w)
     return w->net->emulate || wants(w, SWIN_SITE_SOFTMAX_INPUT) || wants(w, SWIN_SITE_MATMUL_A);
 }
 
-static swin_status attention(const walk *w, swin_tensor *out, swin_tensor *qkv, const swin_attention *a,
-                             const swin_windows *g)
+static const swin_site_kind operand_kinds[] = { SWIN_SITE_MATMUL_Q, SWIN_SITE_MATMUL_K, SWIN_SITE_MATMUL_V };
+
+static swin_status attention_float(const walk *w, swin_tensor *out, swin_tensor *qkv, const swin_attention *a,
+                                   const swin_windows *g)
 {
     const int64_t c = out->cols;
-    const swin_site_kind parts[] = { SWIN_SITE_MATMUL_Q, SWIN_SITE_MATMUL_K, SWIN_SITE_MATMUL_V };
     for (int i = 0; i < 3; i++) {
         swin_tensor part = swin_columns(qkv, i * c, c);
-        SWIN_TRY(touch(w, parts[i], &part));
+        SWIN_TRY(touch(w, operand_kinds[i], &part));
     }
     if (looks_inside_attention(w))
         SWIN_TRY(attention_composed(w, out, qkv, a, g));
     else
         SWIN_TRY(w->ops->attention(w->dev, out, qkv, a, g));
+    return rounded(w, out);
+}
+
+/* The qkv layer and attention on its codes. */
+static swin_status attention_integer(const walk *w, swin_tensor *out, const swin_tensor *x,
+                                     const net_block *b, const swin_windows *g)
+{
+    const int64_t c = b->qkv.l.in;
+    swin_tensor parts[3];
+    if (b->qkv.integer) {
+        for (int i = 0; i < 3; i++) {
+            parts[i] = code_matrix((char *)w->net->wide + i * c, x->rows, c, &b->operands[i]);
+            parts[i].ld = 3 * c;
+        }
+        SWIN_TRY(w->ops->linear_s8(w->dev, parts, 3, x, &b->qkv.l, b->qkv.after_scale, SWIN_ACT_NONE));
+    } else {
+        swin_tensor qkv = activation(w, w->net->wide, x->rows, 3 * c);
+        SWIN_TRY(linear(w, &qkv, x, &b->qkv, SWIN_ACT_NONE, SWIN_SITE_QKV_AFTERGEMM));
+        for (int i = 0; i < 3; i++) {
+            const swin_tensor part = swin_columns(&qkv, i * c, c);
+            parts[i] = code_matrix((char *)w->net->narrow + i * c, x->rows, c, &b->operands[i]);
+            parts[i].ld = 3 * c;
+            SWIN_TRY(w->ops->quantize(w->dev, &parts[i], &part));
+        }
+    }
+    for (int i = 0; i < 3; i++) SWIN_TRY(touch(w, operand_kinds[i], &parts[i]));
+    SWIN_TRY(w->ops->attention_s8(w->dev, out, parts, &b->attention, b->prob_scale, g));
     return rounded(w, out);
 }
 
@@ -122,41 +184,65 @@ static bool unwatched(const walk *w, swin_site_kind first, swin_site_kind last)
     return true;
 }
 
+/* out = attention(qkv(x)), x in window order; out may share x's memory. */
+static swin_status attention(const walk *w, swin_tensor *out, const swin_tensor *x, const net_block *b,
+                             const swin_windows *g)
+{
+    if (b->attention_integer) return attention_integer(w, out, x, b, g);
+    swin_tensor qkv = activation(w, w->net->wide, x->rows, 3 * out->cols);
+    SWIN_TRY(linear(w, &qkv, x, &b->qkv, SWIN_ACT_NONE, SWIN_SITE_QKV_AFTERGEMM));
+    swin_tensor real =
+        activation(w, out->data, out->rows, out->cols); /* codes come after, where proj wants them */
+    SWIN_TRY(attention_float(w, &real, &qkv, &b->attention, g));
+    *out = real;
+    return SWIN_OK;
+}
+
+static bool half_is_float(const net_layer *a, const net_layer *b)
+{
+    return !a->integer && !b->integer;
+}
+
 /* x += proj(attention(qkv(LN1(x)))), windows shifted and partitioned. */
 static swin_status attention_half(const walk *w, const net_block *b, swin_tensor *x, const swin_windows *g)
 {
-    if (w->ops->attention_half && unwatched(w, SWIN_SITE_LAYERNORM_INPUT1, SWIN_SITE_ADD1_LOCAL)) {
+    const bool is_float = half_is_float(&b->qkv, &b->proj) && !b->attention_integer;
+    if (w->ops->attention_half && is_float &&
+        unwatched(w, SWIN_SITE_LAYERNORM_INPUT1, SWIN_SITE_ADD1_LOCAL)) {
         const swin_status st =
-            w->ops->attention_half(w->dev, x, &b->norm1, &b->qkv, &b->proj, &b->attention, g);
+            w->ops->attention_half(w->dev, x, &b->norm1, &b->qkv.l, &b->proj.l, &b->attention, g);
         if (st != SWIN_ERR_UNSUPPORTED) return st;
     }
-    swin_tensor a = activation(w, w->net->normed, x->rows, x->cols);
-    swin_tensor qkv = activation(w, w->net->wide, x->rows, 3 * x->cols);
+    swin_tensor a = layer_input(w, &b->qkv, w->net->normed, x->rows, x->cols);
     SWIN_TRY(touch(w, SWIN_SITE_LAYERNORM_INPUT1, x));
     SWIN_TRY(w->ops->layernorm_windows(w->dev, &a, x, &b->norm1, g));
     SWIN_TRY(rounded(w, &a));
     SWIN_TRY(touch(w, SWIN_SITE_QKV_INPUT, &a));
-    SWIN_TRY(linear(w, &qkv, &a, &b->qkv, SWIN_ACT_NONE, SWIN_SITE_QKV_AFTERGEMM));
-    SWIN_TRY(attention(w, &a, &qkv, &b->attention, g));
-    SWIN_TRY(touch(w, SWIN_SITE_PROJ_INPUT, &a));
-    return linear_residual(w, x, &a, &b->proj, g, SWIN_SITE_PROJ_AFTERGEMM, SWIN_SITE_ADD1_RESIDUAL,
+    swin_tensor mixed = layer_input(w, &b->proj, w->net->normed, x->rows, x->cols);
+    SWIN_TRY(attention(w, &mixed, &a, b, g));
+    SWIN_TRY(as_input(w, &b->proj, &mixed));
+    SWIN_TRY(touch(w, SWIN_SITE_PROJ_INPUT, &mixed));
+    return linear_residual(w, x, &mixed, &b->proj, g, SWIN_SITE_PROJ_AFTERGEMM, SWIN_SITE_ADD1_RESIDUAL,
                            SWIN_SITE_ADD1_LOCAL);
 }
 
 /* x += fc2(GELU(fc1(LN2(x)))). */
 static swin_status mlp_half(const walk *w, const net_block *b, swin_tensor *x)
 {
-    if (w->ops->mlp_half && unwatched(w, SWIN_SITE_LAYERNORM_INPUT2, SWIN_SITE_ADD2_LOCAL)) {
-        const swin_status st = w->ops->mlp_half(w->dev, x, &b->norm2, &b->fc1, &b->fc2);
+    const bool is_float = half_is_float(&b->fc1, &b->fc2);
+    if (w->ops->mlp_half && is_float && unwatched(w, SWIN_SITE_LAYERNORM_INPUT2, SWIN_SITE_ADD2_LOCAL)) {
+        const swin_status st = w->ops->mlp_half(w->dev, x, &b->norm2, &b->fc1.l, &b->fc2.l);
         if (st != SWIN_ERR_UNSUPPORTED) return st;
     }
-    swin_tensor a = activation(w, w->net->normed, x->rows, x->cols);
-    swin_tensor hidden = activation(w, w->net->wide, x->rows, b->fc1.out);
+    swin_tensor a = layer_input(w, &b->fc1, w->net->normed, x->rows, x->cols);
     SWIN_TRY(touch(w, SWIN_SITE_LAYERNORM_INPUT2, x));
     SWIN_TRY(w->ops->layernorm(w->dev, &a, x, &b->norm2));
     SWIN_TRY(rounded(w, &a));
     SWIN_TRY(touch(w, SWIN_SITE_FC1_INPUT, &a));
+    swin_tensor hidden = b->fc1.integer ? layer_input(w, &b->fc2, w->net->wide, x->rows, b->fc1.l.out)
+                                        : activation(w, w->net->wide, x->rows, b->fc1.l.out);
     SWIN_TRY(linear(w, &hidden, &a, &b->fc1, SWIN_ACT_GELU, SWIN_SITE_FC1_AFTERGEMM));
+    SWIN_TRY(as_input(w, &b->fc2, &hidden));
     SWIN_TRY(touch(w, SWIN_SITE_FC2_INPUT, &hidden));
     return linear_residual(w, x, &hidden, &b->fc2, NULL, SWIN_SITE_FC2_AFTERGEMM, SWIN_SITE_ADD2_RESIDUAL,
                            SWIN_SITE_ADD2_LOCAL);
@@ -165,7 +251,7 @@ static swin_status mlp_half(const walk *w, const net_block *b, swin_tensor *x)
 static swin_status merge(const walk *w, const net_stage *s, swin_tensor *out, const swin_tensor *x,
                          const swin_windows *g)
 {
-    swin_tensor a = activation(w, w->net->normed, x->rows / 4, 4 * x->cols);
+    swin_tensor a = layer_input(w, &s->reduction, w->net->normed, x->rows / 4, 4 * x->cols);
     SWIN_TRY(w->ops->layernorm_merge(w->dev, &a, x, &s->merge_norm, g));
     SWIN_TRY(rounded(w, &a));
     SWIN_TRY(touch(w, SWIN_SITE_REDUCTION_INPUT, &a));

@@ -92,18 +92,24 @@ static swin_status build_block(swin_net *net, int stage, int block, const swin_b
     const int c = s->channels, hidden = s->hidden;
     b->shift = swin_config_shift(&net->config, stage, block);
     const double scale = net->config.qk_scale > 0 ? net->config.qk_scale : 1.0 / __builtin_sqrt(s->head_size);
-    b->attention = (swin_attention){ .heads = s->heads,
-                                     .head_size = s->head_size,
-                                     .scale = (float)scale,
-                                     .mask = b->shift ? mask : NULL,
-                                     .softmax = net->opts.softmax };
+    b->attention =
+        (swin_attention){ .heads = s->heads,
+                          .head_size = s->head_size,
+                          .scale = (float)scale,
+                          .mask = b->shift ? mask : NULL,
+                          .softmax = net->opts.plan ? net->opts.plan->softmax : net->opts.softmax };
+    net_plan_attention(net, b, stage, block);
     SWIN_TRY(put_position_bias(net, &b->attention.bias, w->bias_table, s->window, s->heads));
     SWIN_TRY(put_norm(net, &b->norm1, w->norm1_weight, w->norm1_bias, c));
     SWIN_TRY(put_norm(net, &b->norm2, w->norm2_weight, w->norm2_bias, c));
-    SWIN_TRY(put_linear(net, &b->qkv, w->qkv_weight, w->qkv_bias, 3 * c, c));
-    SWIN_TRY(put_linear(net, &b->proj, w->proj_weight, w->proj_bias, c, c));
-    SWIN_TRY(put_linear(net, &b->fc1, w->fc1_weight, w->fc1_bias, hidden, c));
-    return put_linear(net, &b->fc2, w->fc2_weight, w->fc2_bias, c, hidden);
+    SWIN_TRY(
+        net_put_layer(net, &b->qkv, stage, block, SWIN_SITE_QKV_INPUT, w->qkv_weight, w->qkv_bias, 3 * c, c));
+    SWIN_TRY(
+        net_put_layer(net, &b->proj, stage, block, SWIN_SITE_PROJ_INPUT, w->proj_weight, w->proj_bias, c, c));
+    SWIN_TRY(net_put_layer(net, &b->fc1, stage, block, SWIN_SITE_FC1_INPUT, w->fc1_weight, w->fc1_bias,
+                           hidden, c));
+    return net_put_layer(net, &b->fc2, stage, block, SWIN_SITE_FC2_INPUT, w->fc2_weight, w->fc2_bias, c,
+                         hidden);
 }
 
 static swin_status build_stage(swin_net *net, int stage, const swin_stage_weights *w)
@@ -118,7 +124,8 @@ static swin_status build_stage(swin_net *net, int stage, const swin_stage_weight
     if (!s->shape.merge) return SWIN_OK;
     const int c = s->shape.channels;
     SWIN_TRY(put_norm(net, &s->merge_norm, w->merge_norm_weight, w->merge_norm_bias, 4 * c));
-    return put_linear(net, &s->reduction, w->reduction_weight, NULL, 2 * c, 4 * c);
+    return net_put_layer(net, &s->reduction, stage, 0, SWIN_SITE_REDUCTION_INPUT, w->reduction_weight, NULL,
+                         2 * c, 4 * c);
 }
 
 static swin_status build(swin_net *net, const swin_weights *w)
@@ -142,6 +149,9 @@ swin_status swin_net_create(swin_net **out, swin_dev *dev, const swin_config *c,
     *out = NULL;
     if (c->family != SWIN_V1)
         return swin_fail(SWIN_ERR_UNSUPPORTED, "%s: Swin V2 networks cannot be run yet", c->name);
+    if (opts->plan && !dev->ops->linear_s8)
+        return swin_fail(SWIN_ERR_UNSUPPORTED, "int8: the %s backend has no integer network yet",
+                         dev->ops->name);
     swin_net *net = calloc(1, sizeof *net);
     if (!net) return swin_fail(SWIN_ERR_MEM, "no memory for a network");
     *net = (swin_net){ .dev = dev, .ops = dev->ops, .config = *c, .opts = *opts };
@@ -161,6 +171,7 @@ swin_status swin_net_create(swin_net **out, swin_dev *dev, const swin_config *c,
         swin_net_free(net);
         return st;
     }
+    net->opts.plan = NULL; /* the caller's; all that was needed of it is in the layers */
     *out = net;
     return SWIN_OK;
 }
@@ -234,7 +245,7 @@ static swin_status alloc_activations(swin_net *net, int batch)
     SWIN_TRY(ops->alloc(net->dev, &net->x[0], stream[0] * unit));
     if (stream[1]) SWIN_TRY(ops->alloc(net->dev, &net->x[1], stream[1] * unit));
     SWIN_TRY(ops->alloc(net->dev, &net->normed, normed * unit));
-    SWIN_TRY(ops->alloc(net->dev, &net->narrow, normed * unit));
+    SWIN_TRY(ops->alloc(net->dev, &net->narrow, normed * larger(unit, 4)));
     SWIN_TRY(ops->alloc(net->dev, &net->wide, wide * unit));
     SWIN_TRY(ops->alloc(net->dev, &net->pooled, images * last * unit));
     SWIN_TRY(ops->alloc(net->dev, &net->logits, images * classes * unit));
@@ -305,12 +316,12 @@ void swin_net_free(swin_net *net)
     for (int i = 0; i < net->config.num_stages; i++) {
         net_stage *s = &net->stages[i];
         for (int b = 0; s->blocks && b < s->shape.depth; b++) {
-            swin_linear *all[] = { &s->blocks[b].qkv, &s->blocks[b].proj, &s->blocks[b].fc1,
-                                   &s->blocks[b].fc2 };
-            for (size_t k = 0; k < SWIN_COUNT(all); k++) ops->linear_release(net->dev, all[k]);
+            net_layer *all[] = { &s->blocks[b].qkv, &s->blocks[b].proj, &s->blocks[b].fc1,
+                                 &s->blocks[b].fc2 };
+            for (size_t k = 0; k < SWIN_COUNT(all); k++) ops->linear_release(net->dev, &all[k]->l);
         }
         free(s->blocks);
-        ops->linear_release(net->dev, &s->reduction);
+        ops->linear_release(net->dev, &s->reduction.l);
     }
     ops->linear_release(net->dev, &net->patch_proj);
     ops->linear_release(net->dev, &net->head);

@@ -7,6 +7,7 @@
 #define SWIN_SWIN_NET_H
 
 #include "runtime/swin/config.h"
+#include "runtime/swin/plan.h"
 #include "runtime/swin/tap.h"
 #include "runtime/swin/weights.h"
 
@@ -18,6 +19,8 @@ typedef struct swin_net_opts {
                          emulated: float32 arithmetic, every weight and every operator's output rounded to the type;
                          scores stay float32 into the softmax, as in a fused kernel, and probabilities are rounded */
     swin_softmax softmax; /* how attention probabilities are made: SWIN_SOFTMAX_EXACT or _U8 (int8-mode 3) */
+    const swin_plan
+        *plan; /* NULL: float; else the integer network of plan.h. Read during swin_net_create only */
     int chunk; /* images that a stage works on at once; 0: the backend's choice. Results do not depend on it */
 } swin_net_opts;
 

@@ -3,11 +3,23 @@
 #define SWIN_SWIN_NET_IMPL_H
 
 #include "runtime/swin/net.h"
+#include "runtime/swin/plan.h"
+
+/* A Linear and how it runs: in the net's float type, or on integers. */
+typedef struct net_layer {
+    swin_linear l;
+    bool integer;
+    swin_site_plan input; /* integer: how its input is quantized */
+    float after_scale;    /* integer: rounding of the product before the bias; 0: none */
+} net_layer;
 
 typedef struct net_block {
     swin_norm norm1, norm2;
-    swin_linear qkv, proj, fc1, fc2;
+    net_layer qkv, proj, fc1, fc2;
     swin_attention attention;
+    bool attention_integer;
+    swin_site_plan operands[3]; /* integer attention: q, k, v */
+    float prob_scale;
     int shift;
 } net_block;
 
@@ -15,7 +27,7 @@ typedef struct net_stage {
     swin_stage shape;
     net_block *blocks; /* [shape.depth], owned */
     swin_norm merge_norm;
-    swin_linear reduction;
+    net_layer reduction;
     int chunk; /* images at once, for the batch that the buffers were made for */
 } net_stage;
 
@@ -43,11 +55,20 @@ struct swin_net {
     void *x[2];
     void *normed; /* [rows][C] LayerNorm's output, then attention's */
     void *wide;   /* [rows][max(3C, hidden)] qkv, then fc1's output */
-    void *narrow; /* [rows][C] a GEMM's output where a tap watches before the residual add */
+    void *
+        narrow; /* [rows][C], 4 bytes each: a GEMM's output where a tap watches before the residual add, or the codes
+                     that a float operator's output becomes for an integer layer */
     void *scores; /* made at the first forward that looks inside attention */
     void *pooled, *logits;
     void *host_logits; /* staging for types other than float32 */
 };
+
+/* Prepare a Linear that owns these sites: on integers where the plan enables its input and weight. */
+swin_status net_put_layer(swin_net *net, net_layer *layer, int stage, int block, swin_site_kind input,
+                          const float *w, const float *bias, int out, int in);
+
+/* Whether the plan runs this block's attention on integers, and with which scales. */
+void net_plan_attention(const swin_net *net, net_block *b, int stage, int block);
 
 /* Make the activation buffers fit a batch; with_scores: also the attention scores of one chunk. */
 swin_status net_reserve(swin_net *net, int batch, bool with_scores);

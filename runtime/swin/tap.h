@@ -2,6 +2,9 @@
  *
  * Collecting statistics, fake quantization, forcing an input and dumping a layer are taps. The walk runs fused operators
  * where no site inside them is wanted and composes them from plain ones where one is; both give the same bits.
+ *
+ * In a network that runs on integers, the sites that such a layer hands on in codes are shown as S8 matrices, and the sites
+ * inside its kernels (_aftergemm, softmax_input, matmul_a, add1_local, add2_local) are not shown.
  */
 #ifndef SWIN_SWIN_TAP_H
 #define SWIN_SWIN_TAP_H
@@ -13,13 +16,13 @@
 #include "runtime/swin/site.h"
 
 typedef struct swin_tap_point {
-    swin_site    site;
-    swin_tensor *x;           /* in dev's memory; activations only, never weights. Rows are in the walk's order: windows
+    swin_site site;
+    swin_tensor *x; /* in dev's memory; activations only, never weights. Rows are in the walk's order: windows
                                  for attention's inner sites (row = ((image, window), token)), image rows otherwise; the
                                  scores have one matrix per (image, window, head), stacked */
-    swin_dev    *dev;
-    int          image, images; /* x covers images [image, image + images) of the batch... */
-    int          batch;         /* ...which has this many: the walk may work in chunks (swin_net_opts.chunk) */
+    swin_dev *dev;
+    int image, images; /* x covers images [image, image + images) of the batch... */
+    int batch;         /* ...which has this many: the walk may work in chunks (swin_net_opts.chunk) */
 } swin_tap_point;
 
 typedef struct swin_tap {

@@ -1,0 +1,80 @@
+/* Preparing a network's layers for integers: reference/swin.md section 4, DESIGN.md section 4. */
+#include <math.h>
+#include <stdlib.h>
+
+#include "runtime/swin/net_impl.h"
+
+static const swin_site_plan *planned(const swin_net *net, int stage, int block, swin_site_kind kind)
+{
+    return &net->opts.plan->sites[swin_site_index(&net->config, swin_site_make(stage, block, kind))];
+}
+
+/* One row of weights to codes: rint(w * (127 / amax)), half to even; a row of zeros has scale 0 and codes 0. */
+static float quantize_row(int8_t *codes, const float *w, int n, float amax)
+{
+    const float inverse = amax > 0 ? 127.0f / amax : 0.0f;
+    for (int i = 0; i < n; i++) codes[i] = (int8_t)fminf(fmaxf(rintf(w[i] * inverse), -127.0f), 127.0f);
+    return amax / 127.0f;
+}
+
+static swin_status prepare_integer(swin_net *net, net_layer *layer, const swin_site_plan *weight,
+                                   const float *w, const float *bias, int out, int in)
+{
+    int8_t *codes = malloc((size_t)out * (size_t)in);
+    float *scale = malloc((size_t)out * sizeof *scale);
+    swin_status st = SWIN_ERR_MEM;
+    if (!codes || !scale) {
+        swin_fail(st, "no memory for the codes of a %d x %d weight", out, in);
+        goto done;
+    }
+    for (int n = 0; n < out; n++) {
+        const float amax = weight->channel_amax ? weight->channel_amax[n] : weight->scale * 127.0f;
+        scale[n] = quantize_row(codes + (size_t)n * in, w + (size_t)n * in, in, amax);
+    }
+    st = net->ops->linear_s8_prepare(net->dev, &layer->l, codes, scale, bias, out, in,
+                                     layer->input.zero_point);
+done:
+    free(scale);
+    free(codes);
+    return st;
+}
+
+/* A Linear's sites follow each other in the list of kinds: input, weight, aftergemm. */
+_Static_assert(SWIN_SITE_QKV_WEIGHT == SWIN_SITE_QKV_INPUT + 1 &&
+                   SWIN_SITE_QKV_AFTERGEMM == SWIN_SITE_QKV_INPUT + 2 &&
+                   SWIN_SITE_PROJ_AFTERGEMM == SWIN_SITE_PROJ_INPUT + 2 &&
+                   SWIN_SITE_FC1_AFTERGEMM == SWIN_SITE_FC1_INPUT + 2 &&
+                   SWIN_SITE_FC2_AFTERGEMM == SWIN_SITE_FC2_INPUT + 2 &&
+                   SWIN_SITE_REDUCTION_AFTERGEMM == SWIN_SITE_REDUCTION_INPUT + 2,
+               "net_put_layer counts on the order of the site kinds");
+
+swin_status net_put_layer(swin_net *net, net_layer *layer, int stage, int block, swin_site_kind input,
+                          const float *w, const float *bias, int out, int in)
+{
+    *layer = (net_layer){ 0 };
+    if (net->opts.plan) {
+        const swin_site_plan *x = planned(net, stage, block, input),
+                             *weight = planned(net, stage, block, input + 1),
+                             *after = planned(net, stage, block, input + 2);
+        layer->integer = x->enabled && weight->enabled;
+        layer->input = *x;
+        layer->after_scale = after->enabled ? after->scale : 0.0f;
+        if (layer->integer) return prepare_integer(net, layer, weight, w, bias, out, in);
+    }
+    return net->ops->linear_prepare(net->dev, &layer->l, w, bias, out, in, net->opts.dtype);
+}
+
+void net_plan_attention(const swin_net *net, net_block *b, int stage, int block)
+{
+    b->attention_integer = false;
+    if (!net->opts.plan) return;
+    const swin_site_plan *prob = planned(net, stage, block, SWIN_SITE_MATMUL_A);
+    const swin_site_kind parts[] = { SWIN_SITE_MATMUL_Q, SWIN_SITE_MATMUL_K, SWIN_SITE_MATMUL_V };
+    bool all = prob->enabled;
+    for (int i = 0; i < 3; i++) {
+        b->operands[i] = *planned(net, stage, block, parts[i]);
+        all = all && b->operands[i].enabled;
+    }
+    b->attention_integer = all;
+    b->prob_scale = prob->scale;
+}

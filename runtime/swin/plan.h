@@ -1,0 +1,27 @@
+/* runtime/swin/plan.h - what the integer engine must know of a calibrated network: quant fills it in from a calibration
+ * file (quant/plan.h), so that runtime never includes quant.
+ *
+ * Precision belongs to a layer. A Linear runs on integers when its input and weight are both enabled, attention when q, k,
+ * v and the softmax output are; everything else runs in the net's float type. So an int8 mode, and any relaxation of
+ * single sites, is a set of enabled sites and nothing more.
+ */
+#ifndef SWIN_SWIN_PLAN_H
+#define SWIN_SWIN_PLAN_H
+
+#include "runtime/ops/ops.h"
+#include "runtime/swin/config.h"
+#include "runtime/swin/site.h"
+
+typedef struct swin_site_plan {
+    bool enabled;
+    float scale; /* > 0 when enabled */
+    int zero_point, qmin, qmax;
+    const float *channel_amax; /* weight sites: amax of each output channel; NULL: one scale for the tensor */
+} swin_site_plan;
+
+typedef struct swin_plan {
+    const swin_site_plan *sites; /* [swin_site_count()], in swin_site_at order */
+    swin_softmax softmax;        /* SWIN_SOFTMAX_U8 in int8-mode 3 */
+} swin_plan;
+
+#endif

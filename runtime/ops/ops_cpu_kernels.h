@@ -1,0 +1,69 @@
+/* runtime/ops/ops_cpu_kernels.h - the cpu backend's inner loops, one table for each instruction set. Internal.
+ *
+ * The same source (ops_cpu_body*.h) is compiled three times: generic (128-bit vectors, any processor), AVX2 with FMA, and
+ * AVX-512. Results may differ between tables in the last bits, never with the number of rows, the tile or the thread.
+ * Everything here works on one thread.
+ */
+#ifndef SWIN_OPS_CPU_KERNELS_H
+#define SWIN_OPS_CPU_KERNELS_H
+
+#include "runtime/ops/ops.h"
+
+/* y[row] = act(x[row] W^T + bias), or y[map row] += x[row] W^T + bias. */
+typedef struct swin_cpu_linear {
+    const float *x;
+    float *y;
+    int64_t ldx, ldy;
+    const float *panels; /* W as [ceil(out / tile_cols)][in][tile_cols], zero-padded */
+    const float *bias;   /* [out] or NULL */
+    int in, out;
+    swin_act act;
+    bool residual;               /* add to y... */
+    const swin_windows *windows; /* ...at the image-order row of x's window-order row; NULL: the same row */
+} swin_cpu_linear;
+
+/* One (window, head): q, k and v point at its first token's first channel, ld floats from token to token. */
+typedef struct swin_cpu_head {
+    const float *q, *k, *v;
+    int64_t ld;
+    int tokens, size; /* N, D */
+} swin_cpu_head;
+
+typedef struct swin_cpu_kernels {
+    const char *isa;
+    int tile_rows, tile_cols;
+    int task_rows; /* most rows of one `linear` call; a multiple of tile_rows */
+
+    void (*linear)(const swin_cpu_linear *j, int64_t from, int64_t to, int panel, int panel_end);
+
+    /* s [N][ld_s] = raw scores; s = softmax over its rows' first N; out [N][ld_out] = s v. room: swin_cpu_head_room floats. */
+    void (*scores)(float *s, int64_t ld_s, const swin_cpu_head *h, float *room);
+    void (*softmax)(float *s, int64_t ld_s, int tokens, const float *bias, const float *mask, float scale,
+                    swin_softmax kind);
+    void (*weighted_sum)(float *out, int64_t ld_out, const float *s, int64_t ld_s, const swin_cpu_head *h,
+                         float *room);
+
+    void (*norm)(float *out, const float *x, int64_t cols, const swin_norm *n); /* out may be x */
+    void (*bias_act)(float *y, const float *bias, int64_t cols, swin_act act);
+    void (*add)(float *y, const float *x, int64_t n);
+    void (*mean)(float *out, const float *x, int64_t ld, int tokens, int64_t cols);
+    void (*fake_quant)(float *x, int64_t n, float scale, float zero, float lo, float hi);
+    void (*round_to)(float *x, int64_t n, swin_dtype dtype);
+
+    /* Smallest and largest value; false when one is NaN or infinite (then both are undefined). n > 0. */
+    bool (*range)(const float *x, int64_t n, float *min, float *max);
+    /* index[i] = floor(x[i] / width) + SWIN_HIST_HALF. |x| < width * SWIN_HIST_HALF. n a multiple of 16 may be written. */
+    void (*bins)(uint16_t *index, const float *x, int64_t n, float width);
+} swin_cpu_kernels;
+
+extern const swin_cpu_kernels swin_cpu_generic, swin_cpu_avx2, swin_cpu_avx512;
+
+/* Floats of scratch memory that scores and weighted_sum may use. */
+static inline size_t swin_cpu_head_room(const swin_cpu_kernels *k, int tokens, int size)
+{
+    const size_t wide = (size_t)k->tile_cols, n = (size_t)tokens, d = (size_t)size;
+    const size_t keys = (n + wide - 1) / wide * wide * d, values = (d + wide - 1) / wide * wide * n;
+    return keys > values ? keys : values;
+}
+
+#endif

@@ -4,7 +4,7 @@
  *   /                       attributes: schema, tool, engine, model, checkpoint_sha256, int8_mode, calibrator, percentile,
  *                           histogram, recover, images, image_list_sha256, preprocess
  *   /sites/<site name>      a group: attributes amax, min, max, scale, zero_point, qmin, qmax, enabled, kind, count,
- *                           nonfinite, bin_width; dataset hist (uint64, two-sided: bin i holds floor(x / bin_width) ==
+ *                           nonfinite, bin_width, hist_kind; dataset hist (int64, two-sided: bin i holds floor(x / bin_width) ==
  *                           i - bins/2; compat files: attribute `hist_kind` = "abs", bin i holds floor(|x| / bin_width))
  *   /weights/<module>       a group: attribute amax; dataset amax_channel (float32, one for each output channel)
  *   /corrections/...        what accuracy recovery adds

@@ -1,0 +1,179 @@
+/* swin-calib - images to calibration file. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "calib/report.h"
+#include "calib/run.h"
+#include "runtime/base/field.h"
+#include "runtime/base/file.h"
+#include "runtime/base/log.h"
+#include "runtime/swin/session.h"
+
+typedef struct options {
+    swin_common common;
+    const char *split, *sample, *calibrator, *histogram, *recover, *calib_output_path, *report;
+    int num_calib_batch, calib_batchsz, seed, int8_mode;
+    double percentile;
+} options;
+
+#define F(member, kind, lo, hi, arg, help, choices)                                                          \
+    {                                                                                                        \
+#member, SWIN_FIELD_##kind, offsetof(options, member), lo, hi, arg, help, choices                    \
+    }
+
+static const swin_field fields[] = {
+    { "Images:", SWIN_FIELD_HEADING, 0, 0, 0, NULL, NULL, NULL },
+    F(split, STR, 0, 0, "NAME", "which part of the data set: train, val", NULL),
+    F(num_calib_batch, INT, 1, 10000000, "N", "batches; times --calib-batchsz images are used", NULL),
+    F(calib_batchsz, INT, 1, 4096, "N", "images in a forward pass", NULL),
+    F(sample, CHOICE, 0, 0, "NAME", "which images: evenly over the list, its head, or drawn from --seed",
+      "spread|first|random"),
+    F(seed, INT, 0, 2147483647, "N", "for --sample random", NULL),
+    { "Calibration:", SWIN_FIELD_HEADING, 0, 0, 0, NULL, NULL, NULL },
+    F(int8_mode, INT, 1, 3, "N",
+      "1: every GEMM input and output; 2: fc2's and merging's outputs stay INT32; 3: inputs only, asymmetric "
+      "where it pays",
+      NULL),
+    F(calibrator, CHOICE, 0, 0, "NAME", "how a range is chosen for an activation",
+      "percentile|max|mse|entropy"),
+    F(percentile, DOUBLE, 50, 100, "P", "percent of all magnitudes that --calibrator percentile keeps", NULL),
+    F(histogram, CHOICE, 0, 0, "NAME",
+      "exact: independent of order and batches; compat: the PyTorch toolkit's, fixed by the first batch",
+      "exact|compat"),
+    F(recover, CHOICE, 0, 0, "NAME", "accuracy recovery; this build has none", "none|fast|best"),
+    { "Results:", SWIN_FIELD_HEADING, 0, 0, 0, NULL, NULL, NULL },
+    F(calib_output_path, STR, 0, 0, "PATH", "calibration file; a folder gets <MODEL.NAME>_calib.h5", NULL),
+    F(report, STR, 0, 0, "FILE", "also write the table of ranges, as .json or .csv", NULL),
+    SWIN_COMMON_FIELDS(options),
+    { "Of older toolkits:", SWIN_FIELD_HEADING, 0, 0, 0, NULL, NULL, NULL },
+    { "calib", SWIN_FIELD_IGNORED, 0, 0, 0, NULL, "the program's name says what it does", NULL },
+    SWIN_LEGACY_FIELDS,
+};
+
+static const swin_program program = { "swin-calib",
+                                      "watch a Swin network on real images and write its INT8 ranges", fields,
+                                      SWIN_COUNT(fields), NULL };
+
+/* The file to write: caller frees. */
+static swin_status output_path(char **path, const char *given, const swin_config *c)
+{
+    char name[sizeof c->name];
+    snprintf(name, sizeof name, "%s", c->name);
+    for (char *p = name; *p; p++)
+        if (*p == '/') *p = '_'; /* a model's name is no path */
+    *path = swin_is_dir(given) ? swin_format("%s/%s_calib.h5", given, name) : strdup(given);
+    return *path ? SWIN_OK : swin_fail(SWIN_ERR_MEM, "no memory for a file name");
+}
+
+/* Minutes of work should not end at a missing folder. */
+static swin_status check_folder(const char *flag, const char *path)
+{
+    if (!*path) return swin_fail(SWIN_ERR_USAGE, "%s: an empty name", flag);
+    const char *slash = strrchr(path, '/');
+    char *folder = slash ? swin_format("%.*s", slash == path ? 1 : (int)(slash - path), path) : strdup(".");
+    if (!folder) return swin_fail(SWIN_ERR_MEM, "no memory for a file name");
+    swin_status st = SWIN_OK;
+    if (!swin_is_dir(folder))
+        st = swin_fail(SWIN_ERR_USAGE, "%s %s: the folder %s is not there", flag, path, folder);
+    else if (access(folder, W_OK) != 0)
+        st = swin_fail(SWIN_ERR_USAGE, "%s %s: the folder %s cannot be written", flag, path, folder);
+    free(folder);
+    return st;
+}
+
+static swin_status check(const options *o)
+{
+    if (strcmp(o->recover, "none") != 0)
+        return swin_fail(SWIN_ERR_USAGE, "--recover %s: not in this build; take --recover none", o->recover);
+    SWIN_TRY(swin_need_path("--data-path", o->common.data_path));
+    if (o->report) SWIN_TRY(swin_calib_report_check(o->report));
+    if (o->report) SWIN_TRY(check_folder("--report", o->report));
+    return swin_is_dir(o->calib_output_path) ? SWIN_OK
+                                             : check_folder("--calib-output-path", o->calib_output_path);
+}
+
+static swin_sample sample_of(const char *name)
+{
+    return strcmp(name, "first") == 0    ? SWIN_SAMPLE_FIRST
+           : strcmp(name, "random") == 0 ? SWIN_SAMPLE_RANDOM
+                                         : SWIN_SAMPLE_SPREAD;
+}
+
+static swin_calib_opts run_opts(const options *o)
+{
+    return (swin_calib_opts){
+        .data_path = o->common.data_path,
+        .split = o->split,
+        .images = (size_t)o->num_calib_batch * (size_t)o->calib_batchsz,
+        .batch = o->calib_batchsz,
+        .threads = o->common.threads,
+        .sample = sample_of(o->sample),
+        .seed = (uint64_t)o->seed,
+        .strict = o->common.strict,
+        .mode = (swin_int8_mode)o->int8_mode,
+        .histogram = strcmp(o->histogram, "compat") == 0 ? SWIN_HIST_COMPAT : SWIN_HIST_EXACT,
+        .calibrator = swin_calibrator_find(o->calibrator),
+        .calibrator_opts = { .percentile = o->percentile },
+    };
+}
+
+static swin_status show(const options *o, const swin_calib_file *f)
+{
+    if (o->report) SWIN_TRY(swin_calib_report_write(o->report, f));
+    if (o->common.json)
+        SWIN_TRY(swin_calib_print_json(stdout, f));
+    else
+        swin_calib_print_table(stdout, f);
+    return fflush(stdout) == 0 ? SWIN_OK : swin_fail(SWIN_ERR_IO, "cannot write to standard output");
+}
+
+static swin_status calibrate(const options *o)
+{
+    swin_session s;
+    swin_calib_file f = { 0 };
+    swin_calib_timing t;
+    char *path = NULL;
+    const double start = swin_now();
+    SWIN_TRY(check(o));
+    SWIN_TRY(swin_session_open(&s, &o->common, true));
+    const double opened = swin_now();
+    const swin_calib_opts run = run_opts(o);
+    swin_status st = output_path(&path, o->calib_output_path, &s.config);
+    if (st == SWIN_OK) st = swin_calib_run(&f, s.dev, &s.config, &s.weights, s.sha256, &run, &t);
+    const double ran = swin_now();
+    if (st == SWIN_OK) st = swin_check_interrupt();
+    if (st == SWIN_OK) st = swin_calib_file_write(&f, path);
+    if (st == SWIN_OK) {
+        swin_note("%s: written. Model %.2f s, data %.2f s, images %.2f s, ranges %.2f s, file %.2f s", path,
+                  opened - start, t.open_s, t.forward_s, t.calibrators_s, swin_now() - ran);
+        st = show(o, &f);
+    }
+    free(path);
+    swin_calib_file_free(&f);
+    swin_session_close(&s);
+    return st;
+}
+
+int main(int argc, char **argv)
+{
+    options o = {
+        .common = SWIN_COMMON_DEFAULTS,
+        .split = "train",
+        .num_calib_batch = 10,
+        .calib_batchsz = 8,
+        .sample = "spread",
+        .int8_mode = 1,
+        .calibrator = "percentile",
+        .percentile = 99.99,
+        .histogram = "exact",
+        .recover = "none",
+        .calib_output_path = ".",
+    };
+    const swin_status st = swin_fields_parse(&program, &o, argc, argv, NULL, NULL);
+    if (st != SWIN_OK) return swin_report(st);
+    swin_common_apply(&o.common);
+    swin_catch_interrupts();
+    return swin_report(calibrate(&o));
+}

@@ -1,0 +1,220 @@
+#include "calib/run.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "quant/linear_weight.h"
+#include "runtime/base/file.h"
+#include "runtime/base/log.h"
+#include "runtime/base/pool.h"
+
+/* What one run holds; each part is made by one function below and freed at the end. */
+typedef struct run {
+    const swin_calib_opts *o;
+    swin_calib_file *f;
+    swin_dataset *data;
+    size_t *chosen, nchosen;
+    swin_loader *loader;
+    swin_net *net;
+    swin_stats *stats;
+    float *logits;
+} run;
+
+static swin_status choose_images(run *r)
+{
+    SWIN_TRY(swin_dataset_open(&r->data, r->o->data_path, r->o->split));
+    const size_t total = swin_dataset_count(r->data), want = r->o->images < total ? r->o->images : total;
+    r->chosen = malloc((want + 1) * sizeof *r->chosen);
+    if (!r->chosen) return swin_fail(SWIN_ERR_MEM, "no memory for a list of %zu images", want);
+    r->nchosen = swin_sample_choose(r->o->sample, r->o->seed, total, want, r->chosen);
+    swin_note("%s: %s, %zu images, %zu of them used", r->o->data_path, swin_dataset_kind(r->data), total,
+              r->nchosen);
+    if (want < r->o->images) swin_warn("%zu images were asked for, the set has %zu", r->o->images, total);
+    return SWIN_OK;
+}
+
+static swin_status open_all(run *r, swin_dev *dev, const swin_config *c, const swin_weights *w)
+{
+    SWIN_TRY(choose_images(r));
+    const swin_loader_opts lo = { .indices = r->chosen,
+                                  .count = r->nchosen,
+                                  .batch = r->o->batch,
+                                  .workers = r->o->threads,
+                                  .strict = r->o->strict,
+                                  .preprocess = { .size = c->image_size, .crop = c->test_crop } };
+    SWIN_TRY(swin_loader_open(&r->loader, r->data, &lo));
+    /* Compat's first tensor fixes the bins: it must be the whole first batch. */
+    const swin_net_opts no = { .dtype = SWIN_F32,
+                               .chunk = r->o->histogram == SWIN_HIST_COMPAT ? r->o->batch : 0 };
+    SWIN_TRY(swin_net_create(&r->net, dev, c, w, &no));
+    SWIN_TRY(swin_stats_create(&r->stats, dev, c, r->o->histogram));
+    r->logits = malloc((size_t)r->o->batch * (size_t)c->num_classes * sizeof *r->logits);
+    return r->logits ? SWIN_OK
+                     : swin_fail(SWIN_ERR_MEM, "no memory for the logits of %d images", r->o->batch);
+}
+
+static swin_status observe_images(run *r)
+{
+    const swin_tap tap = swin_stats_tap(r->stats);
+    swin_progress progress;
+    swin_progress_begin(&progress, "calibrating", "images", r->nchosen);
+    for (;;) {
+        swin_batch b;
+        SWIN_TRY(swin_check_interrupt());
+        SWIN_TRY(swin_loader_next(r->loader, &b));
+        if (b.n == 0) break;
+        SWIN_TRY(swin_net_forward(r->net, b.pixels, b.n, r->logits, &tap));
+        swin_progress_add(&progress, (size_t)b.n);
+    }
+    swin_progress_end(&progress);
+    return SWIN_OK;
+}
+
+static swin_status record_images(run *r)
+{
+    swin_loader_report seen;
+    SWIN_TRY(swin_loader_report_get(r->loader, &seen));
+    if (seen.images == 0)
+        return swin_fail(SWIN_ERR_VALUE, "%s: none of the %zu images could be used", r->o->data_path,
+                         r->nchosen);
+    if (seen.warnings) swin_note("%zu images have recoverable JPEG faults and were used", seen.warnings);
+    if (seen.broken)
+        swin_warn("%zu of %zu images could not be decoded and were left out", seen.broken, r->nchosen);
+    r->f->images = seen.images;
+    memcpy(r->f->image_list_sha256, seen.image_list_sha256, SWIN_SHA256_HEX);
+    return SWIN_OK;
+}
+
+/* ---- ranges --------------------------------------------------------------------------------------------------- */
+
+static swin_status named(swin_status st, swin_site site)
+{
+    char name[SWIN_SITE_NAME_MAX];
+    swin_site_name(site, name);
+    return swin_fail_context(st, "%s", name);
+}
+
+static swin_status read_site(run *r, int i)
+{
+    swin_site_record *s = &r->f->sites[i];
+    swin_site_stats seen;
+    SWIN_TRY(swin_stats_read(r->stats, i, &seen));
+    s->min = seen.min;
+    s->max = seen.max;
+    s->count = seen.count;
+    s->nonfinite = seen.nonfinite;
+    s->bin_width = seen.bin_width;
+    s->hist_abs = seen.hist_abs;
+    s->bins = seen.bins;
+    s->hist = seen.hist;
+    return SWIN_OK;
+}
+
+/* Weights are not clipped, whatever the calibrator: their values are all there is. */
+static swin_status choose_range(void *user, size_t i, int worker)
+{
+    (void)worker;
+    run *r = user;
+    swin_site_record *s = &r->f->sites[i];
+    const swin_calibrator *c = swin_site_role_of(s->site) == SWIN_ROLE_WEIGHT ? swin_calibrator_find("max")
+                                                                              : r->o->calibrator;
+    const swin_site_stats seen = { .count = s->count,
+                                   .nonfinite = s->nonfinite,
+                                   .min = s->min,
+                                   .max = s->max,
+                                   .bin_width = s->bin_width,
+                                   .hist_abs = s->hist_abs,
+                                   .bins = s->bins,
+                                   .hist = s->hist };
+    const swin_status st = swin_calibrate_site(c, &r->o->calibrator_opts, &seen, &s->amax);
+    return st == SWIN_OK ? st : named(st, s->site);
+}
+
+static swin_status choose_ranges(run *r)
+{
+    swin_pool *pool;
+    for (int i = 0; i < r->f->nsites; i++) SWIN_TRY(read_site(r, i));
+    SWIN_TRY(swin_pool_create(&pool, r->o->threads));
+    const swin_status st = swin_pool_run(pool, (size_t)r->f->nsites, choose_range, r);
+    swin_pool_free(pool);
+    return st;
+}
+
+static float row_amax(const float *w, int n)
+{
+    float amax = 0;
+    for (int i = 0; i < n; i++) amax = fmaxf(amax, fabsf(w[i]));
+    return amax;
+}
+
+static swin_status weight_ranges(swin_calib_file *f, const swin_weights *w)
+{
+    for (int i = 0; i < f->nweights; i++) {
+        swin_weight_record *r = &f->weights[i];
+        swin_linear_weight l;
+        SWIN_TRY(swin_linear_weight_of(&l, &f->config, w, r->site));
+        for (int row = 0; row < l.out; row++) {
+            r->amax_channel[row] = row_amax(l.data + (size_t)row * (size_t)l.in, l.in);
+            r->amax = fmaxf(r->amax, r->amax_channel[row]);
+        }
+    }
+    return SWIN_OK;
+}
+
+/* ---- the run -------------------------------------------------------------------------------------------------- */
+
+static swin_status describe(run *r, swin_dev *dev, const swin_config *c, const char *sha)
+{
+    swin_calib_file *f = r->f;
+    char engine[256] = "", preprocess[128] = "";
+    dev->ops->engine(dev, engine, sizeof engine);
+    swin_preprocess_text(&(swin_preprocess){ .size = c->image_size, .crop = c->test_crop }, preprocess,
+                         sizeof preprocess);
+    f->tool = strdup("swin-calib " SWIN_VERSION);
+    f->engine = strdup(engine);
+    f->calibrator = strdup(r->o->calibrator->name);
+    f->histogram = strdup(r->o->histogram == SWIN_HIST_COMPAT ? "compat" : "exact");
+    f->recover = strdup("none");
+    f->preprocess = strdup(preprocess);
+    f->percentile = r->o->calibrator_opts.percentile;
+    memcpy(f->checkpoint_sha256, sha, SWIN_SHA256_HEX);
+    const bool ok = f->tool && f->engine && f->calibrator && f->histogram && f->recover && f->preprocess;
+    return ok ? SWIN_OK : swin_fail(SWIN_ERR_MEM, "no memory for the calibration file's attributes");
+}
+
+static swin_status calibrate(run *r, swin_dev *dev, const swin_config *c, const swin_weights *w,
+                             const char *sha, swin_calib_timing *t)
+{
+    const double start = swin_now();
+    SWIN_TRY(describe(r, dev, c, sha));
+    SWIN_TRY(open_all(r, dev, c, w));
+    t->open_s = swin_now() - start;
+    SWIN_TRY(observe_images(r));
+    SWIN_TRY(record_images(r));
+    SWIN_TRY(swin_stats_weights(r->stats, w));
+    const double seen = swin_now();
+    t->forward_s = seen - start - t->open_s;
+    SWIN_TRY(choose_ranges(r));
+    SWIN_TRY(weight_ranges(r->f, w));
+    SWIN_TRY(swin_calib_file_derive(r->f, r->o->mode));
+    t->calibrators_s = swin_now() - seen;
+    return SWIN_OK;
+}
+
+swin_status swin_calib_run(swin_calib_file *f, swin_dev *dev, const swin_config *c, const swin_weights *w,
+                           const char *checkpoint_sha256, const swin_calib_opts *o, swin_calib_timing *t)
+{
+    run r = { .o = o, .f = f };
+    *t = (swin_calib_timing){ 0 };
+    SWIN_TRY(swin_calib_file_init(f, c));
+    const swin_status st = calibrate(&r, dev, c, w, checkpoint_sha256, t);
+    free(r.logits);
+    swin_stats_free(r.stats);
+    swin_net_free(r.net);
+    swin_loader_close(r.loader);
+    free(r.chosen);
+    swin_dataset_close(r.data);
+    if (st != SWIN_OK) swin_calib_file_free(f);
+    return st;
+}

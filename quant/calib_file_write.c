@@ -1,0 +1,91 @@
+#include <stdlib.h>
+#include <string.h>
+
+#include "quant/calib_file.h"
+#include "runtime/base/h5.h"
+
+typedef struct place {
+    char at[SWIN_SITE_NAME_MAX + 16];  /* the group */
+    char set[SWIN_SITE_NAME_MAX + 32]; /* its dataset */
+} place;
+
+static swin_status write_root(swin_h5 *h, const swin_calib_file *f)
+{
+    char *model = swin_config_text(&f->config);
+    if (!model) return swin_fail(SWIN_ERR_MEM, "no memory for the model's text");
+    swin_status st = swin_h5_set_str(h, "/", "model", model);
+    free(model);
+    SWIN_TRY(st);
+    SWIN_TRY(swin_h5_set_i64(h, "/", "schema", SWIN_CALIB_SCHEMA));
+    const struct {
+        const char *name, *text;
+    } texts[] = {
+        { "tool", f->tool },
+        { "engine", f->engine },
+        { "calibrator", f->calibrator },
+        { "histogram", f->histogram },
+        { "recover", f->recover },
+        { "preprocess", f->preprocess },
+        { "checkpoint_sha256", f->checkpoint_sha256 },
+        { "image_list_sha256", f->image_list_sha256 },
+    };
+    for (size_t i = 0; i < SWIN_COUNT(texts); i++)
+        SWIN_TRY(swin_h5_set_str(h, "/", texts[i].name, texts[i].text ? texts[i].text : ""));
+    SWIN_TRY(swin_h5_set_f64(h, "/", "percentile", f->percentile));
+    SWIN_TRY(swin_h5_set_i64(h, "/", "int8_mode", f->mode));
+    return swin_h5_set_i64(h, "/", "images", (int64_t)f->images);
+}
+
+static swin_status write_numbers(swin_h5 *h, const char *at, const swin_site_record *r)
+{
+    SWIN_TRY(swin_h5_set_f32(h, at, "amax", r->amax));
+    SWIN_TRY(swin_h5_set_f32(h, at, "min", r->min));
+    SWIN_TRY(swin_h5_set_f32(h, at, "max", r->max));
+    SWIN_TRY(swin_h5_set_f32(h, at, "scale", r->q.scale));
+    SWIN_TRY(swin_h5_set_i64(h, at, "zero_point", r->q.zero_point));
+    SWIN_TRY(swin_h5_set_i64(h, at, "qmin", r->q.qmin));
+    SWIN_TRY(swin_h5_set_i64(h, at, "qmax", r->q.qmax));
+    SWIN_TRY(swin_h5_set_i64(h, at, "enabled", r->enabled));
+    SWIN_TRY(swin_h5_set_i64(h, at, "count", (int64_t)r->count));
+    SWIN_TRY(swin_h5_set_i64(h, at, "nonfinite", (int64_t)r->nonfinite));
+    SWIN_TRY(swin_h5_set_f64(h, at, "bin_width", r->bin_width));
+    SWIN_TRY(swin_h5_set_str(h, at, "hist_kind", r->hist_abs ? "abs" : "two-sided"));
+    return swin_h5_set_str(h, at, "kind", swin_site_role_name(swin_site_role_of(r->site)));
+}
+
+static swin_status write_site(swin_h5 *h, const swin_site_record *r)
+{
+    char name[SWIN_SITE_NAME_MAX];
+    place p;
+    swin_site_name(r->site, name);
+    snprintf(p.at, sizeof p.at, "/sites/%s", name);
+    snprintf(p.set, sizeof p.set, "%s/hist", p.at);
+    SWIN_TRY(write_numbers(h, p.at, r));
+    if (!r->hist) return SWIN_OK;
+    const int64_t bins = r->bins;
+    return swin_h5_write(h, p.set, SWIN_S64, r->hist, 1, &bins, true);
+}
+
+static swin_status write_weight(swin_h5 *h, const swin_weight_record *r)
+{
+    char name[SWIN_SITE_NAME_MAX];
+    place p;
+    swin_site_module(r->site, name);
+    snprintf(p.at, sizeof p.at, "/weights/%s", name);
+    snprintf(p.set, sizeof p.set, "%s/amax_channel", p.at);
+    SWIN_TRY(swin_h5_set_f32(h, p.at, "amax", r->amax));
+    const int64_t channels = r->channels;
+    return swin_h5_write(h, p.set, SWIN_F32, r->amax_channel, 1, &channels, false);
+}
+
+swin_status swin_calib_file_write(const swin_calib_file *f, const char *path)
+{
+    swin_h5 *h;
+    SWIN_TRY(swin_h5_create(&h, path));
+    swin_status st = write_root(h, f);
+    for (int i = 0; st == SWIN_OK && i < f->nsites; i++) st = write_site(h, &f->sites[i]);
+    for (int i = 0; st == SWIN_OK && i < f->nweights; i++) st = write_weight(h, &f->weights[i]);
+    if (st == SWIN_OK) st = swin_h5_commit(h);
+    swin_h5_close(h);
+    return st;
+}

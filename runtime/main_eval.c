@@ -4,28 +4,13 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "data/loader.h"
-#include "quant/calib_file.h"
-#include "quant/sim.h"
-#include "runtime/base/field.h"
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
-#include "runtime/swin/dump.h"
-#include "runtime/swin/eval_report.h"
-#include "runtime/swin/net.h"
-#include "runtime/swin/session.h"
-
-typedef struct options {
-    swin_common common;
-    const char *calib, *precision, *split, *weight_granularity, *dump, *report;
-    int batch_size, limit, dump_images;
-    double max_drop, min_agreement;
-    bool layers;
-} options;
+#include "runtime/main_eval.h"
 
 #define F(member, kind, lo, hi, arg, help, choices)                                                          \
     {                                                                                                        \
-#member, SWIN_FIELD_##kind, offsetof(options, member), lo, hi, arg, help, choices                    \
+        .name = #member, SWIN_FIELD_##kind, offsetof(eval_options, member), lo, hi, arg, help, choices       \
     }
 
 static const swin_field fields[] = {
@@ -54,7 +39,7 @@ static const swin_field fields[] = {
       "write every image's logits and some images' layer outputs (runtime/swin/dump.h)", NULL),
     F(dump_images, INT, 0, SWIN_DUMP_IMAGES_MAX, "N",
       "with --dump: images at the head of the list whose layer outputs go in", NULL),
-    SWIN_COMMON_FIELDS(options),
+    SWIN_COMMON_FIELDS(eval_options),
     { "Of older toolkits:", SWIN_FIELD_HEADING, 0, 0, 0, NULL, NULL, NULL },
     SWIN_LEGACY_FIELDS,
 };
@@ -63,261 +48,6 @@ static const swin_program program = {
     "swin-eval", "top-1 and top-5 of each precision, drop against FP16, agreement and SQNR", fields,
     SWIN_COUNT(fields), NULL
 };
-
-/* ---- engines --------------------------------------------------------------------------------------------- */
-
-typedef struct engine_kind {
-    const char *name;
-    bool int8;
-    swin_dtype dtype;
-} engine_kind;
-
-static const engine_kind kinds[] = {
-    { "fp32", false, SWIN_F32 },
-    { "fp16", false, SWIN_F16 },
-    { "bf16", false, SWIN_BF16 },
-    { "int8-sim", true, SWIN_F32 },
-};
-
-typedef struct engine {
-    const engine_kind *kind;
-    bool listed;
-    swin_net *net; /* one of the two */
-    swin_sim *sim;
-    float *logits; /* [batch size][classes] */
-    double seconds;
-} engine;
-
-typedef struct job {
-    const options *o;
-    swin_session model;
-    swin_calib_file calib;
-    swin_dataset *data;
-    swin_loader *loader;
-    engine engines[SWIN_COUNT(kinds)];
-    int count;  /* engines; 0 is fp32 */
-    int active; /* the one that runs, for the tap */
-    swin_layers *layers;
-    swin_dump *dump;
-    swin_outputs outputs;
-    swin_eval_report report;
-} job;
-
-static bool has_word(const char *list, const char *word)
-{
-    const size_t n = strlen(word);
-    for (const char *at = list; at; at = strchr(at, ',')) {
-        at += *at == ',';
-        if (strncmp(at, word, n) == 0 && (at[n] == ',' || at[n] == 0)) return true;
-    }
-    return false;
-}
-
-/* What was asked for, in the order of the table, and what the numbers asked for are measured against. */
-static swin_status choose_engines(job *j)
-{
-    const options *o = j->o;
-    const char *list = o->precision ? o->precision : o->calib ? "fp32,fp16,int8-sim" : "fp32,fp16";
-    if (has_word(list, "int8"))
-        return swin_fail(
-            SWIN_ERR_UNSUPPORTED,
-            "--precision int8: this build has no integer engine; int8-sim simulates its arithmetic");
-    bool judged = false;
-    for (size_t k = 0; k < SWIN_COUNT(kinds); k++) {
-        const bool listed = has_word(list, kinds[k].name),
-                   base = kinds[k].dtype == SWIN_F16 && o->max_drop < 100;
-        if (!listed && k > 0 && !base) continue;
-        if (!listed)
-            swin_note("%s runs too: %s", kinds[k].name,
-                      base ? "--max-drop is measured against it" : "the reference");
-        j->engines[j->count++] = (engine){ .kind = &kinds[k], .listed = listed };
-        judged = judged || (k > 0 && kinds[k].dtype != SWIN_F16);
-        if (kinds[k].int8) SWIN_TRY(swin_need_file("--calib", o->calib));
-    }
-    if (o->max_drop < 100 && !judged)
-        return swin_fail(SWIN_ERR_USAGE,
-                         "--max-drop: --precision lists nothing that could lose against FP16");
-    return SWIN_OK;
-}
-
-static swin_status create_engine(job *j, engine *e)
-{
-    const size_t floats = (size_t)j->o->batch_size * (size_t)j->model.config.num_classes;
-    e->logits = malloc(floats * sizeof *e->logits);
-    if (!e->logits)
-        return swin_fail(SWIN_ERR_MEM, "--batch-size %d: no memory for the logits", j->o->batch_size);
-    if (e->kind->int8) {
-        const swin_granularity g = strcmp(j->o->weight_granularity, "tensor") == 0 ? SWIN_PER_TENSOR
-                                                                                   : SWIN_PER_CHANNEL;
-        return swin_sim_create(&e->sim, j->model.dev, &j->calib, &j->model.weights, g);
-    }
-    const swin_net_opts opts = { .dtype = e->kind->dtype };
-    return swin_net_create(&e->net, j->model.dev, &j->model.config, &j->model.weights, &opts);
-}
-
-static swin_status forward(job *j, int e, const float *images, int n, int at, const swin_tap *tap)
-{
-    engine *g = &j->engines[e];
-    float *logits = g->logits + (size_t)at * (size_t)j->model.config.num_classes;
-    const double start = swin_now();
-    j->active = e;
-    SWIN_TRY(swin_check_interrupt());
-    SWIN_TRY(g->sim ? swin_sim_forward(g->sim, images, n, logits, tap)
-                    : swin_net_forward(g->net, images, n, logits, tap));
-    g->seconds += swin_now() - start;
-    return SWIN_OK;
-}
-
-/* ---- the pass over the images ---------------------------------------------------------------------------- */
-
-static swin_status on_output(void *user, int i, const float *x, int64_t rows, int64_t cols)
-{
-    job *j = user;
-    const bool dumped = j->dump && j->report.images < (uint64_t)j->o->dump_images;
-    if (dumped) SWIN_TRY(swin_dump_output(j->dump, j->active, i, x, rows, cols));
-    return j->layers ? swin_layers_add(j->layers, j->active, i, x, rows, cols) : SWIN_OK;
-}
-
-static swin_status account(job *j, const swin_batch *b)
-{
-    const int classes = j->model.config.num_classes;
-    const float *ref = j->engines[0].logits;
-    for (int e = 0; e < j->count; e++)
-        swin_accuracy_add(&j->report.rows[e].acc, j->engines[e].logits, e ? ref : NULL, b->labels, b->n,
-                          classes);
-    for (int i = 0; j->dump && i < b->n; i++) {
-        const float *rows[SWIN_COUNT(kinds)];
-        for (int e = 0; e < j->count; e++) rows[e] = j->engines[e].logits + (size_t)i * (size_t)classes;
-        SWIN_TRY(swin_dump_image(j->dump, swin_dataset_name(j->data, b->index[i]), b->labels[i], rows));
-    }
-    return SWIN_OK;
-}
-
-/* Images whose layers are looked at go one by one through all engines; the rest of the batch goes together. */
-static swin_status run_batch(job *j, const swin_batch *b)
-{
-    const size_t pixels = (size_t)3 * (size_t)j->model.config.image_size * (size_t)j->model.config.image_size;
-    const swin_tap tap = swin_outputs_tap(&j->outputs);
-    const uint64_t before = j->report.images;
-    int i = 0;
-    for (; i < b->n && (j->layers || (j->dump && before + (uint64_t)i < (uint64_t)j->o->dump_images)); i++) {
-        j->report.images = before + (uint64_t)i;
-        for (int e = 0; e < j->count; e++)
-            SWIN_TRY(forward(j, e, b->pixels + (size_t)i * pixels, 1, i, &tap));
-    }
-    for (int e = 0; i < b->n && e < j->count; e++)
-        SWIN_TRY(forward(j, e, b->pixels + (size_t)i * pixels, b->n - i, i, NULL));
-    j->report.images = before + (uint64_t)b->n;
-    return account(j, b);
-}
-
-static swin_status run_all(job *j)
-{
-    const size_t total = swin_dataset_count(j->data), limit = (size_t)j->o->limit;
-    swin_progress progress;
-    swin_progress_begin(&progress, "evaluating", "images", limit && limit < total ? limit : total);
-    for (;;) {
-        swin_batch b;
-        SWIN_TRY(swin_loader_next(j->loader, &b));
-        if (b.n == 0) break;
-        SWIN_TRY(run_batch(j, &b));
-        swin_progress_add(&progress, (size_t)b.n);
-    }
-    swin_progress_end(&progress);
-    for (int e = 0; e < j->count; e++)
-        swin_note("%s: %.2f ms an image%s", j->engines[e].kind->name,
-                  1e3 * j->engines[e].seconds / (double)(j->report.images ? j->report.images : 1),
-                  j->report.rows[e].emulated ? " (emulated)" : "");
-    return SWIN_OK;
-}
-
-/* ---- set-up ---------------------------------------------------------------------------------------------- */
-
-/* Labels beyond the classes mean another data set; a folder with fewer classes than the model shifts all its labels. */
-static swin_status check_labels(const job *j)
-{
-    const int classes = j->model.config.num_classes, have = swin_dataset_classes(j->data);
-    if (have > classes)
-        return swin_fail(SWIN_ERR_MISMATCH,
-                         "--data-path %s: labels up to %d, but the model has %d classes: another data set?",
-                         j->o->common.data_path, have - 1, classes);
-    if (have < classes && strcmp(swin_dataset_kind(j->data), "folder") == 0)
-        swin_warn("%s: %d class folders for a model of %d classes; a label is its folder's rank among them",
-                  j->o->common.data_path, have, classes);
-    return SWIN_OK;
-}
-
-static swin_status open_data(job *j)
-{
-    const options *o = j->o;
-    const swin_config *c = &j->model.config;
-    SWIN_TRY(swin_dataset_open(&j->data, o->common.data_path, o->split));
-    SWIN_TRY(check_labels(j));
-    const size_t total = swin_dataset_count(j->data), limit = (size_t)o->limit;
-    if (limit > total) swin_note("--limit %d: the split has %zu images, all are taken", o->limit, total);
-    const swin_loader_opts lo = {
-        .count = limit < total ? limit : 0,
-        .batch = o->batch_size,
-        .workers = o->common.threads,
-        .strict = o->common.strict,
-        .preprocess = { .size = c->image_size, .crop = c->test_crop },
-    };
-    return swin_loader_open(&j->loader, j->data, &lo);
-}
-
-static swin_status open_calib(job *j)
-{
-    const char *path = j->o->calib;
-    bool needed = false;
-    for (int e = 0; e < j->count; e++) needed = needed || j->engines[e].kind->int8;
-    if (path && !needed) swin_note("--calib %s: no precision listed needs it", path);
-    if (!needed) return SWIN_OK;
-    SWIN_TRY(swin_calib_file_read(&j->calib, path, false));
-    return swin_calib_file_match(&j->calib, path, &j->model.config, j->model.sha256);
-}
-
-static swin_status open_watchers(job *j)
-{
-    const char *names[SWIN_COUNT(kinds)];
-    for (int e = 0; e < j->count; e++) names[e] = j->engines[e].kind->name;
-    j->outputs = (swin_outputs){ .config = &j->model.config, .fn = on_output, .user = j };
-    if (j->o->layers) SWIN_TRY(swin_layers_create(&j->layers, &j->model.config, j->count));
-    return j->o->dump ? swin_dump_create(&j->dump, j->o->dump, &j->model.config, names, j->count) : SWIN_OK;
-}
-
-static swin_status open_job(job *j)
-{
-    SWIN_TRY(swin_session_open(&j->model, &j->o->common, true));
-    SWIN_TRY(open_data(j));
-    SWIN_TRY(open_calib(j));
-    const bool emulates = strcmp(j->model.dev->ops->name, "cuda") != 0;
-    for (int e = 0; e < j->count; e++) {
-        engine *g = &j->engines[e];
-        SWIN_TRY(create_engine(j, g));
-        j->report.rows[e] =
-            (swin_eval_row){ .precision = g->kind->name,
-                             .emulated = g->kind->int8 || (emulates && g->kind->dtype != SWIN_F32),
-                             .listed = g->listed };
-    }
-    j->report.nrows = j->count;
-    return open_watchers(j);
-}
-
-static void close_job(job *j)
-{
-    for (int e = 0; e < j->count; e++) {
-        swin_net_free(j->engines[e].net);
-        swin_sim_free(j->engines[e].sim);
-        free(j->engines[e].logits);
-    }
-    swin_dump_close(j->dump);
-    swin_layers_free(j->layers);
-    swin_outputs_free(&j->outputs);
-    swin_loader_close(j->loader);
-    swin_dataset_close(j->data);
-    swin_calib_file_free(&j->calib);
-    swin_session_close(&j->model);
-}
 
 /* ---- results --------------------------------------------------------------------------------------------- */
 
@@ -367,7 +97,7 @@ static swin_status write_report(void *user, const char *path)
     return SWIN_OK;
 }
 
-static swin_status print_results(const job *j)
+static swin_status print_results(const eval_job *j)
 {
     if (!j->o->common.json) {
         swin_eval_report_text(&j->report, stdout);
@@ -381,7 +111,7 @@ static swin_status print_results(const job *j)
     return SWIN_OK;
 }
 
-static swin_status deliver(job *j, const swin_loader_report *lr)
+static swin_status deliver(eval_job *j, const swin_loader_report *lr)
 {
     swin_eval_report *r = &j->report;
     if (j->dump) {
@@ -394,7 +124,7 @@ static swin_status deliver(job *j, const swin_loader_report *lr)
 }
 
 /* Fill in what the report says besides the numbers, and hand it out. */
-static swin_status conclude(job *j)
+static swin_status conclude(eval_job *j)
 {
     swin_loader_report lr;
     SWIN_TRY(swin_loader_report_get(j->loader, &lr));
@@ -439,30 +169,30 @@ static swin_status conclude(job *j)
     return st;
 }
 
-static swin_status evaluate(const options *o)
+static swin_status evaluate(const eval_options *o)
 {
-    job j = { .o = o };
+    eval_job j = { .o = o };
     SWIN_TRY(swin_need_file("--cfg", o->common.cfg));
     SWIN_TRY(swin_need_file("--resume", o->common.resume));
     SWIN_TRY(swin_need_path("--data-path", o->common.data_path));
     SWIN_TRY(each_path(o->report, check_report, NULL));
     if (o->dump) SWIN_TRY(check_output("--dump", o->dump));
-    swin_status st = choose_engines(&j);
-    if (st == SWIN_OK) st = open_job(&j);
-    if (st == SWIN_OK) st = run_all(&j);
+    swin_status st = eval_job_choose(&j);
+    if (st == SWIN_OK) st = eval_job_open(&j);
+    if (st == SWIN_OK) st = eval_job_run(&j);
     if (st == SWIN_OK) st = conclude(&j);
-    close_job(&j);
+    eval_job_close(&j);
     return st;
 }
 
 int main(int argc, char **argv)
 {
-    options o = { .common = SWIN_COMMON_DEFAULTS,
-                  .split = "val",
-                  .weight_granularity = "channel",
-                  .batch_size = 32,
-                  .dump_images = 1,
-                  .max_drop = 100 };
+    eval_options o = { .common = SWIN_COMMON_DEFAULTS,
+                       .split = "val",
+                       .weight_granularity = "channel",
+                       .batch_size = 32,
+                       .dump_images = 1,
+                       .max_drop = 100 };
     swin_status st = swin_fields_parse(&program, &o, argc, argv, NULL, NULL);
     if (st == SWIN_OK) {
         swin_common_apply(&o.common);

@@ -1,0 +1,64 @@
+/* runtime/main_eval.h - swin-eval's two halves: main_eval.c (flags, results) and main_eval_run.c (networks, images). */
+#ifndef SWIN_MAIN_EVAL_H
+#define SWIN_MAIN_EVAL_H
+
+#include "data/loader.h"
+#include "quant/calib_file.h"
+#include "quant/sim.h"
+#include "runtime/base/field.h"
+#include "runtime/swin/dump.h"
+#include "runtime/swin/eval_report.h"
+#include "runtime/swin/net.h"
+#include "runtime/swin/session.h"
+
+typedef struct eval_options {
+    swin_common common;
+    const char *calib, *precision, *split, *weight_granularity, *dump, *report;
+    int batch_size, limit, dump_images;
+    double max_drop, min_agreement;
+    bool layers;
+} eval_options;
+
+#define EVAL_ENGINES_MAX 5
+
+/* A precision that can be run. */
+typedef struct eval_kind {
+    const char *name;
+    bool int8;
+    swin_dtype dtype;
+} eval_kind;
+
+typedef struct eval_engine {
+    const eval_kind *kind;
+    bool listed;
+    swin_net *net; /* one of the two */
+    swin_sim *sim;
+    float *logits; /* [batch size][classes] */
+    double seconds;
+} eval_engine;
+
+/* One evaluation; zeroed but for o. */
+typedef struct eval_job {
+    const eval_options *o;
+    swin_session model;
+    swin_calib_file calib;
+    swin_dataset *data;
+    swin_loader *loader;
+    eval_engine engines[EVAL_ENGINES_MAX];
+    int count;  /* engines; 0 is fp32 */
+    int active; /* the one that runs, for the tap */
+    swin_layers *layers;
+    swin_dump *dump;
+    swin_outputs outputs;
+    swin_eval_report report;
+} eval_job;
+
+/* Decide what runs, from --precision and from what the limits are measured against. Usage errors name the flag. */
+swin_status eval_job_choose(eval_job *j);
+/* Open model, images, scales, networks, and whatever watches them. */
+swin_status eval_job_open(eval_job *j);
+/* The pass over the images: fills the report's rows. */
+swin_status eval_job_run(eval_job *j);
+void eval_job_close(eval_job *j);
+
+#endif

@@ -16,23 +16,23 @@
 #include "runtime/swin/weights.h"
 
 typedef struct swin_ckpt_tensor {
-    const char *key;      /* prefix "module." removed */
-    swin_dtype  dtype;    /* as stored */
-    int         ndim;
-    int64_t     shape[8], stride[8]; /* elements; a transposed view has other strides than a dense one */
-    const void *data;     /* first element, in the map or in memory owned by the file; any alignment */
-    size_t      count;    /* elements */
+    const char *key;  /* prefix "module." removed */
+    swin_dtype dtype; /* as stored */
+    int ndim;
+    int64_t shape[8], stride[8]; /* elements; a transposed view has other strides than a dense one */
+    const void *data;            /* first element, in the map or in memory owned by the file; any alignment */
+    size_t count;                /* elements */
 } swin_ckpt_tensor;
 
 typedef struct swin_ckpt swin_ckpt;
 
 /* Open and index a checkpoint; its container is found from its bytes. Errors name the file and what was found. */
 swin_status swin_ckpt_open(swin_ckpt **ck, const char *path);
-void        swin_ckpt_close(swin_ckpt *ck); /* NULL is fine */
+void swin_ckpt_close(swin_ckpt *ck); /* NULL is fine */
 
-const char             *swin_ckpt_container(const swin_ckpt *ck); /* "pth (zip)", "pth (legacy)", "safetensors" */
-const char             *swin_ckpt_wrapper(const swin_ckpt *ck);   /* "model", "state_dict" or "" */
-size_t                  swin_ckpt_count(const swin_ckpt *ck);
+const char *swin_ckpt_container(const swin_ckpt *ck); /* "pth (zip)", "pth (legacy)", "safetensors" */
+const char *swin_ckpt_wrapper(const swin_ckpt *ck);   /* "model", "state_dict" or "" */
+size_t swin_ckpt_count(const swin_ckpt *ck);
 const swin_ckpt_tensor *swin_ckpt_at(const swin_ckpt *ck, size_t i); /* in file order */
 const swin_ckpt_tensor *swin_ckpt_find(const swin_ckpt *ck, const char *key);
 

@@ -228,12 +228,14 @@ static swin_status alloc_activations(swin_net *net, int batch)
     const swin_config *c = &net->config;
     const swin_ops *ops = net->ops;
     const size_t unit = swin_dtype_size(net->act), images = (size_t)batch;
-    size_t stream[2] = { 0, 0 }, normed = 0, wide = 0;
+    size_t stream[2] = { 0, 0 }, normed = 0, narrow = 0, wide = 0;
     for (int i = 0; i < c->num_stages; i++) {
         const swin_stage *s = &net->stages[i].shape;
         const size_t tokens = tokens_of(s), rows = tokens * (size_t)net->stages[i].chunk;
         stream[i & 1] = larger(stream[i & 1], images * tokens * (size_t)s->channels);
         normed = larger(normed, rows * (size_t)s->channels);
+        narrow =
+            larger(narrow, rows * larger(4 * (size_t)s->channels, wide_of(s))); /* bytes: floats, or codes */
         wide = larger(wide, rows * wide_of(s));
     }
     const size_t last = (size_t)(c->embed_dim << (c->num_stages - 1)), classes = (size_t)c->num_classes;
@@ -245,7 +247,7 @@ static swin_status alloc_activations(swin_net *net, int batch)
     SWIN_TRY(ops->alloc(net->dev, &net->x[0], stream[0] * unit));
     if (stream[1]) SWIN_TRY(ops->alloc(net->dev, &net->x[1], stream[1] * unit));
     SWIN_TRY(ops->alloc(net->dev, &net->normed, normed * unit));
-    SWIN_TRY(ops->alloc(net->dev, &net->narrow, normed * larger(unit, 4)));
+    SWIN_TRY(ops->alloc(net->dev, &net->narrow, narrow));
     SWIN_TRY(ops->alloc(net->dev, &net->wide, wide * unit));
     SWIN_TRY(ops->alloc(net->dev, &net->pooled, images * last * unit));
     SWIN_TRY(ops->alloc(net->dev, &net->logits, images * classes * unit));

@@ -1,0 +1,335 @@
+#include "runtime/swin/checkpoint.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/base/log.h"
+#include "runtime/swin/checkpoint_impl.h"
+#include "runtime/swin/widen.h"
+
+#define MAX_KEY   512
+#define MAX_WRAPS 4
+
+static const struct {
+    const char *name; /* after the last '.' of the type's name */
+    size_t size;
+    bool known;
+    swin_dtype dtype;
+} storage_types[] = {
+    { "FloatStorage", 4, true, SWIN_F32 },
+    { "HalfStorage", 2, true, SWIN_F16 },
+    { "BFloat16Storage", 2, true, SWIN_BF16 },
+    { "DoubleStorage", 8, true, SWIN_F64 },
+    { "LongStorage", 8, true, SWIN_S64 },
+    { "IntStorage", 4, true, SWIN_S32 },
+    { "CharStorage", 1, true, SWIN_S8 },
+    { "ByteStorage", 1, true, SWIN_U8 },
+    { "BoolStorage", 1, true, SWIN_U8 },
+    { "UntypedStorage", 1, true, SWIN_U8 },
+    { "ShortStorage", 2, false, SWIN_U8 },
+    { "ComplexFloatStorage", 8, false, SWIN_U8 },
+    { "ComplexDoubleStorage", 16, false, SWIN_U8 },
+    { "QInt8Storage", 1, false, SWIN_U8 },
+    { "QUInt8Storage", 1, false, SWIN_U8 },
+    { "QInt32Storage", 4, false, SWIN_U8 },
+};
+
+static int storage_type(const swin_pk_value *type)
+{
+    const char *dot = strrchr(type->text.p, '.');
+    for (size_t i = 0; dot && i < SWIN_COUNT(storage_types); i++)
+        if (strcmp(dot + 1, storage_types[i].name) == 0) return (int)i;
+    return -1;
+}
+
+bool swin_ckpt_storage_dtype(const swin_pk_value *type, swin_dtype *dtype)
+{
+    const int i = storage_type(type);
+    if (i < 0 || !storage_types[i].known) return false;
+    *dtype = storage_types[i].dtype;
+    return true;
+}
+
+size_t swin_ckpt_storage_element(const swin_pk_value *type)
+{
+    const int i = storage_type(type);
+    return i < 0 ? 0 : storage_types[i].size;
+}
+
+swin_status swin_ckpt_own(swin_ckpt *ck, void *p)
+{
+    if (ck->nowned == ck->cap_owned) {
+        const size_t cap = ck->cap_owned ? 2 * ck->cap_owned : 64;
+        void **grown = realloc(ck->owned, cap * sizeof *grown);
+        if (!grown) {
+            free(p);
+            return swin_fail(SWIN_ERR_MEM, "%s: no memory", ck->path);
+        }
+        ck->owned = grown;
+        ck->cap_owned = cap;
+    }
+    ck->owned[ck->nowned++] = p;
+    return SWIN_OK;
+}
+
+/* Count the elements and check that the farthest one lies inside the storage. */
+static swin_status check_extent(const swin_ckpt *ck, const char *key, swin_ckpt_tensor *t, int64_t offset,
+                                swin_ckpt_bytes bytes)
+{
+    const int64_t room = (int64_t)(bytes.size / swin_dtype_size(t->dtype));
+    int64_t count = 1, last = offset, step;
+    bool bad = offset < 0, empty = false;
+    for (int i = 0; i < t->ndim; i++) {
+        if (t->shape[i] < 0 || t->stride[i] < 0) bad = true;
+        if (t->shape[i] <= 0)
+            empty = true;
+        else if (__builtin_mul_overflow(t->shape[i] - 1, t->stride[i], &step) ||
+                 __builtin_add_overflow(last, step, &last))
+            bad = true;
+    }
+    for (int i = 0; !empty && i < t->ndim; i++)
+        if (__builtin_mul_overflow(count, t->shape[i], &count) || count > INT64_MAX / 16) bad = true;
+    if (bad || (!empty && last >= room))
+        return swin_fail(SWIN_ERR_FORMAT, "%s: tensor %s reaches beyond its %lld stored elements", ck->path,
+                         key, (long long)room);
+    t->count = empty ? 0 : (size_t)count;
+    return SWIN_OK;
+}
+
+swin_status swin_ckpt_add(swin_ckpt *ck, const char *key, size_t key_size, swin_ckpt_tensor t, int64_t offset,
+                          swin_ckpt_bytes bytes)
+{
+    if (key_size > 7 && memcmp(key, "module.", 7) == 0)
+        key += 7, key_size -= 7; /* DistributedDataParallel's */
+    if (key_size > MAX_KEY || memchr(key, 0, key_size))
+        return swin_fail(SWIN_ERR_FORMAT, "%s: a tensor's name is too long or holds a zero byte", ck->path);
+    if (ck->count == ck->capacity) {
+        const size_t cap = ck->capacity ? 2 * ck->capacity : 512;
+        swin_ckpt_tensor *grown = realloc(ck->tensors, cap * sizeof *grown);
+        if (!grown) return swin_fail(SWIN_ERR_MEM, "%s: no memory", ck->path);
+        ck->tensors = grown;
+        ck->capacity = cap;
+    }
+    char *copy = strndup(key, key_size);
+    if (!copy) return swin_fail(SWIN_ERR_MEM, "%s: no memory", ck->path);
+    for (unsigned char *p = (unsigned char *)copy; *p; p++)
+        if (*p < 32 || *p == 127) *p = '?'; /* names are printed */
+    SWIN_TRY(swin_ckpt_own(ck, copy));
+    SWIN_TRY(check_extent(ck, copy, &t, offset, bytes));
+    t.key = copy;
+    t.data = t.count ? bytes.data + (size_t)offset * swin_dtype_size(t.dtype) : NULL;
+    ck->tensors[ck->count++] = t;
+    return SWIN_OK;
+}
+
+/* ---- unpickled checkpoints ---- */
+
+static bool is_text(const swin_pk_value *v)
+{
+    return v->kind == SWIN_PK_STR;
+}
+
+/* "model, optimizer, epoch": the first keys of a dict, for messages. */
+static void describe_keys(char *out, size_t size, const swin_pk_value *d)
+{
+    size_t used = 0;
+    out[0] = 0;
+    for (uint32_t i = 0; i + 1 < d->items.n && i < 16 && used + 40 < size; i += 2)
+        if (is_text(d->items.v[i]))
+            used += (size_t)snprintf(out + used, size - used, "%s%.*s", used ? ", " : "",
+                                     (int)(d->items.v[i]->text.n < 32 ? d->items.v[i]->text.n : 32),
+                                     d->items.v[i]->text.p);
+}
+
+static bool has_tensor(const swin_pk_value *d)
+{
+    for (uint32_t i = 0; i + 1 < d->items.n; i += 2)
+        if (is_text(d->items.v[i]) && d->items.v[i + 1]->kind == SWIN_PK_TENSOR) return true;
+    return false;
+}
+
+/* Follow "model" and "state_dict" down to the dict that holds the tensors; weight averages beside them are left alone. */
+static swin_status unwrap(swin_ckpt *ck, const swin_pk_value **d)
+{
+    static const char *const wrappers[] = { "model", "state_dict" };
+    for (int depth = 0; depth < MAX_WRAPS && (*d)->kind == SWIN_PK_DICT; depth++) {
+        const swin_pk_value *inner = NULL;
+        for (size_t i = 0; i < SWIN_COUNT(wrappers) && !inner; i++) {
+            inner = swin_pk_get(*d, wrappers[i]);
+            if (inner && inner->kind == SWIN_PK_TENSOR) inner = NULL; /* a parameter of that name */
+            if (inner) snprintf(ck->wrapper, sizeof ck->wrapper, "%s", wrappers[i]);
+        }
+        if (!inner) break;
+        *d = inner;
+    }
+    if ((*d)->kind == SWIN_PK_OPAQUE || (*d)->kind == SWIN_PK_GLOBAL)
+        return swin_fail(
+            SWIN_ERR_FORMAT,
+            "%s: holds a pickled object (%.200s) instead of a dict of tensors; save model.state_dict()",
+            ck->path, (*d)->text.p);
+    if ((*d)->kind == SWIN_PK_DICT && has_tensor(*d)) return SWIN_OK;
+    char found[512] = "";
+    if ((*d)->kind == SWIN_PK_DICT) describe_keys(found, sizeof found, *d);
+    return swin_fail(SWIN_ERR_FORMAT,
+                     "%s: no dict of tensors at the top, under 'model' or under 'state_dict'%s%s%s", ck->path,
+                     found[0] ? " (keys: " : "", found, found[0] ? ")" : "");
+}
+
+static swin_status add_pickled_tensor(swin_ckpt *ck, const swin_pk_value *key, const swin_pk_tensor *t,
+                                      swin_ckpt_find_storage find, void *user)
+{
+    const int key_size = (int)(key->text.n < MAX_KEY ? key->text.n : MAX_KEY);
+    swin_ckpt_tensor out = { .ndim = t->ndim };
+    if (!swin_ckpt_storage_dtype(t->storage->type, &out.dtype)) {
+        swin_warn("%s: tensor %.*s is a %.100s, left out", ck->path, key_size, key->text.p,
+                  t->storage->type->text.p);
+        return SWIN_OK;
+    }
+    memcpy(out.shape, t->shape, sizeof out.shape);
+    memcpy(out.stride, t->stride, sizeof out.stride);
+    swin_ckpt_bytes bytes = { 0 };
+    const swin_status st = find(user, t->storage, &bytes);
+    if (st != SWIN_OK) return swin_fail_context(st, "%s: tensor %.*s", ck->path, key_size, key->text.p);
+    return swin_ckpt_add(ck, key->text.p, key->text.n, out, t->offset, bytes);
+}
+
+swin_status swin_ckpt_add_pickled(swin_ckpt *ck, const swin_pk_value *root, swin_ckpt_find_storage find,
+                                  void *user)
+{
+    SWIN_TRY(unwrap(ck, &root));
+    for (uint32_t i = 0; i + 1 < root->items.n; i += 2) {
+        const swin_pk_value *key = root->items.v[i], *v = root->items.v[i + 1];
+        if (is_text(key) && v->kind == SWIN_PK_TENSOR)
+            SWIN_TRY(add_pickled_tensor(ck, key, v->tensor, find, user));
+    }
+    return SWIN_OK;
+}
+
+/* ---- the public face ---- */
+
+static int by_key(const void *a, const void *b)
+{
+    const swin_ckpt_tensor *const *x = a, *const *y = b;
+    return strcmp((*x)->key, (*y)->key);
+}
+
+static swin_status sort_keys(swin_ckpt *ck)
+{
+    ck->sorted = calloc(ck->count + 1, sizeof *ck->sorted);
+    if (!ck->sorted) return swin_fail(SWIN_ERR_MEM, "%s: no memory", ck->path);
+    for (size_t i = 0; i < ck->count; i++) ck->sorted[i] = &ck->tensors[i];
+    qsort(ck->sorted, ck->count, sizeof *ck->sorted, by_key);
+    for (size_t i = 1; i < ck->count; i++)
+        if (strcmp(ck->sorted[i - 1]->key, ck->sorted[i]->key) == 0)
+            return swin_fail(SWIN_ERR_FORMAT, "%s: tensor %s is there twice", ck->path, ck->sorted[i]->key);
+    return SWIN_OK;
+}
+
+static swin_status read_container(swin_ckpt *ck)
+{
+    const unsigned char *p = ck->map.data;
+    const size_t n = ck->map.size;
+    if (n >= 4 && memcmp(p, "PK\3\4", 4) == 0) return swin_ckpt_read_zip(ck);
+    if (n >= 2 && p[0] == 0x80) return swin_ckpt_read_legacy(ck);
+    if (n >= 9 && p[8] == '{') return swin_ckpt_read_safetensors(ck);
+    if (n >= 262 && memcmp(p + 257, "ustar", 5) == 0)
+        return swin_fail(SWIN_ERR_UNSUPPORTED, "%s: a tar checkpoint of PyTorch before 0.2", ck->path);
+    return swin_fail(SWIN_ERR_FORMAT, "%s: neither a .pth (zip or pickle) nor a .safetensors file%s",
+                     ck->path, n ? "" : ": it is empty");
+}
+
+swin_status swin_ckpt_open(swin_ckpt **ck, const char *path)
+{
+    swin_ckpt *c = calloc(1, sizeof *c);
+    *ck = NULL;
+    if (!c || !(c->path = strdup(path))) {
+        free(c);
+        return swin_fail(SWIN_ERR_MEM, "%s: no memory", path);
+    }
+    swin_status st;
+    SWIN_TRY_GOTO(st, swin_map_open(&c->map, path), done);
+    SWIN_TRY_GOTO(st, read_container(c), done);
+    SWIN_TRY_GOTO(st, sort_keys(c), done);
+    *ck = c;
+    return SWIN_OK;
+done:
+    swin_ckpt_close(c);
+    return st;
+}
+
+void swin_ckpt_close(swin_ckpt *ck)
+{
+    if (!ck) return;
+    for (size_t i = 0; i < ck->nowned; i++) free(ck->owned[i]);
+    free(ck->owned);
+    free(ck->sorted);
+    free(ck->tensors);
+    swin_map_close(&ck->map);
+    free(ck->path);
+    free(ck);
+}
+
+const char *swin_ckpt_container(const swin_ckpt *ck)
+{
+    return ck->container;
+}
+const char *swin_ckpt_wrapper(const swin_ckpt *ck)
+{
+    return ck->wrapper;
+}
+size_t swin_ckpt_count(const swin_ckpt *ck)
+{
+    return ck->count;
+}
+
+const swin_ckpt_tensor *swin_ckpt_at(const swin_ckpt *ck, size_t i)
+{
+    return i < ck->count ? &ck->tensors[i] : NULL;
+}
+
+const swin_ckpt_tensor *swin_ckpt_find(const swin_ckpt *ck, const char *key)
+{
+    const swin_ckpt_tensor wanted = { .key = key }, *p = &wanted;
+    const swin_ckpt_tensor **hit = bsearch(&p, ck->sorted, ck->count, sizeof *ck->sorted, by_key);
+    return hit ? *hit : NULL;
+}
+
+/* How many elements from the start of each innermost run lie one after another. */
+static int64_t dense_run(const swin_ckpt_tensor *t, int *outer)
+{
+    int64_t run = 1;
+    int i = t->ndim;
+    while (i > 0 && (t->shape[i - 1] == 1 || t->stride[i - 1] == run)) run *= t->shape[--i];
+    *outer = i;
+    return run;
+}
+
+swin_status swin_ckpt_read_checked(const swin_ckpt_tensor *t, float *dst, bool *finite)
+{
+    if (t->dtype != SWIN_F32 && t->dtype != SWIN_F16 && t->dtype != SWIN_BF16 && t->dtype != SWIN_F64)
+        return swin_fail(SWIN_ERR_MISMATCH, "tensor %s holds %s, not floating-point numbers", t->key,
+                         swin_dtype_name(t->dtype));
+    *finite = true;
+    if (!t->count) return SWIN_OK;
+    int outer;
+    const int64_t run = dense_run(t, &outer);
+    const size_t element = swin_dtype_size(t->dtype);
+    int64_t at[8] = { 0 }, from = 0;
+    for (size_t done = 0; done < t->count; done += (size_t)run) {
+        const char *src = (const char *)t->data + (size_t)from * element;
+        if (!swin_widen_finite(dst + done, src, t->dtype, (size_t)run)) *finite = false;
+        for (int i = outer - 1; i >= 0; i--) { /* count up the outer indices */
+            from += t->stride[i];
+            if (++at[i] < t->shape[i]) break;
+            from -= t->stride[i] * t->shape[i];
+            at[i] = 0;
+        }
+    }
+    return SWIN_OK;
+}
+
+swin_status swin_ckpt_read(const swin_ckpt_tensor *t, float *dst)
+{
+    bool finite;
+    return swin_ckpt_read_checked(t, dst, &finite);
+}

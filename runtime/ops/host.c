@@ -73,6 +73,26 @@ swin_status swin_check_matrix(const char *op, const swin_tensor *t, int64_t rows
     return SWIN_OK;
 }
 
+swin_status swin_check_codes(const char *op, const swin_tensor *t, int64_t rows, int64_t cols)
+{
+    if (t->dtype != SWIN_S8)
+        return swin_fail(SWIN_ERR_VALUE, "%s: %s where int8 codes belong", op, swin_dtype_name(t->dtype));
+    if (t->rows != rows || t->cols != cols || t->ld < t->cols)
+        return swin_fail(SWIN_ERR_VALUE, "%s: codes are %lld x %lld (ld %lld), expected %lld x %lld", op,
+                         (long long)t->rows, (long long)t->cols, (long long)t->ld, (long long)rows,
+                         (long long)cols);
+    const bool codes = t->qmin >= -128 && t->qmax <= 127 && t->qmin < t->qmax && t->zero_point >= -128 &&
+                       t->zero_point <= 127;
+    if (isnormal(t->scale) && t->scale > 0 && isfinite(1.0f / t->scale) && codes) return SWIN_OK;
+    return swin_fail(SWIN_ERR_VALUE, "%s: scale %g, zero point %d, codes %d to %d", op, t->scale,
+                     t->zero_point, t->qmin, t->qmax);
+}
+
+swin_status swin_check_output(const char *op, const swin_tensor *t, int64_t rows, int64_t cols)
+{
+    return t->dtype == SWIN_S8 ? swin_check_codes(op, t, rows, cols) : swin_check_matrix(op, t, rows, cols);
+}
+
 swin_status swin_check_windows(const char *op, const swin_windows *g)
 {
     const bool good = g->images >= 0 && g->window > 0 && g->height > 0 && g->width > 0 &&

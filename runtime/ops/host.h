@@ -41,9 +41,19 @@ static inline float *swin_row(const swin_tensor *t, int64_t r)
     return (float *)t->data + r * t->ld;
 }
 
+/* First code of row r of an S8 matrix. */
+static inline int8_t *swin_codes(const swin_tensor *t, int64_t r)
+{
+    return (int8_t *)t->data + r * t->ld;
+}
+
 /* The shape rules of ops.h, the same on both backends: SWIN_ERR_UNSUPPORTED for another dtype than float32,
  * SWIN_ERR_VALUE with the operator's name and both shapes otherwise. */
 swin_status swin_check_matrix(const char *op, const swin_tensor *t, int64_t rows, int64_t cols);
+swin_status swin_check_codes(const char *op, const swin_tensor *t, int64_t rows,
+                             int64_t cols); /* S8, usable scale */
+swin_status swin_check_output(const char *op, const swin_tensor *t, int64_t rows,
+                              int64_t cols); /* F32 or S8 */
 swin_status swin_check_windows(const char *op, const swin_windows *g);
 swin_status swin_check_merge(const char *op, const swin_windows *g);
 /* NULL matrices are not looked at. */

@@ -240,4 +240,9 @@ const swin_ops swin_ops_ref = {
     .observer_free = swin_observer_free_ref,
     .observe = swin_observe_ref,
     .observer_read = swin_observer_read_ref,
+    .quantize = swin_quantize_ref,
+    .linear_s8_prepare = swin_linear_s8_prepare_ref,
+    .linear_s8 = swin_linear_s8_ref,
+    .linear_s8_residual = swin_linear_s8_residual_ref,
+    .attention_s8 = swin_attention_s8_ref,
 };

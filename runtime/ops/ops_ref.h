@@ -40,6 +40,21 @@ void swin_observer_free_ref(swin_dev *dev, swin_observer *o);
 swin_status swin_observe_ref(swin_dev *dev, swin_observer *o, const swin_tensor *x);
 swin_status swin_observer_read_ref(swin_dev *dev, const swin_observer *o, swin_observed *out);
 
+swin_status swin_quantize_ref(swin_dev *dev, swin_tensor *out, const swin_tensor *x);
+swin_status swin_linear_s8_prepare_ref(swin_dev *dev, swin_linear *l, const int8_t *codes, const float *scale,
+                                       const float *bias, int out, int in, int x_zero_point);
+swin_status swin_linear_s8_ref(swin_dev *dev, swin_tensor *y, int parts, const swin_tensor *x,
+                               const swin_linear *l, float after_scale, swin_act act);
+swin_status swin_linear_s8_residual_ref(swin_dev *dev, swin_tensor *residual, const swin_tensor *x,
+                                        const swin_linear *l, float after_scale, const swin_windows *g);
+swin_status swin_attention_s8_ref(swin_dev *dev, swin_tensor *out, const swin_tensor qkv[3],
+                                  const swin_attention *a, float prob_scale, const swin_windows *g);
+
+void swin_linear_release_s8_ref(swin_linear *l); /* l->packed is not NULL */
+
+/* n values to codes with t's scale, zero point and range. */
+void swin_quantize_row_ref(int8_t *codes, const float *x, int64_t n, const swin_tensor *t);
+
 /* One row of LayerNorm, in place. n NULL: nothing. */
 void swin_norm_row_ref(float *x, int64_t cols, const swin_norm *n);
 

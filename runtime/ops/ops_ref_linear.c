@@ -32,7 +32,10 @@ swin_status swin_linear_prepare_ref(swin_dev *dev, swin_linear *l, const float *
 void swin_linear_release_ref(swin_dev *dev, swin_linear *l)
 {
     (void)dev;
-    free(l->packed);
+    if (l->packed && l->dtype == SWIN_S8)
+        swin_linear_release_s8_ref(l);
+    else
+        free(l->packed);
     *l = (swin_linear){ 0 };
 }
 

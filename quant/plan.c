@@ -1,0 +1,38 @@
+#include "quant/plan.h"
+
+#include <stdlib.h>
+
+swin_status swin_plan_create(swin_plan *p, const swin_calib_file *f, swin_granularity granularity)
+{
+    *p = (swin_plan){ .softmax = f->mode == SWIN_INT8_MODE_3 ? SWIN_SOFTMAX_U8 : SWIN_SOFTMAX_EXACT };
+    swin_site_plan *sites = calloc((size_t)f->nsites, sizeof *sites);
+    if (!sites) return swin_fail(SWIN_ERR_MEM, "no memory for %d sites", f->nsites);
+    p->sites = sites;
+    for (int i = 0; i < f->nsites; i++) {
+        const swin_site_record *r = &f->sites[i];
+        sites[i] = (swin_site_plan){ .enabled = r->enabled,
+                                     .scale = r->q.scale,
+                                     .zero_point = r->q.zero_point,
+                                     .qmin = r->q.qmin,
+                                     .qmax = r->q.qmax };
+        if (!r->enabled || swin_site_role_of(r->site) != SWIN_ROLE_WEIGHT) continue;
+        const swin_weight_record *w = swin_calib_file_weight(f, r->site);
+        if (!w) {
+            char name[SWIN_SITE_NAME_MAX];
+            swin_site_name(r->site, name);
+            swin_plan_free(p);
+            return swin_fail(SWIN_ERR_MISMATCH, "%s: the calibration file has no weight ranges for it", name);
+        }
+        if (granularity == SWIN_PER_CHANNEL)
+            sites[i].channel_amax = w->amax_channel;
+        else
+            sites[i].scale = w->amax / 127.0f;
+    }
+    return SWIN_OK;
+}
+
+void swin_plan_free(swin_plan *p)
+{
+    free((void *)(uintptr_t)p->sites);
+    *p = (swin_plan){ 0 };
+}

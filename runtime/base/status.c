@@ -8,7 +8,7 @@
 
 static _Thread_local char message[MESSAGE_MAX];
 
-swin_status swin_fail(swin_status st, const char *fmt, ...)
+swin_status(swin_fail)(swin_status st, const char *fmt, ...)
 {
     char text[MESSAGE_MAX]; /* an argument may be the old message itself */
     va_list args;
@@ -19,7 +19,7 @@ swin_status swin_fail(swin_status st, const char *fmt, ...)
     return st;
 }
 
-swin_status swin_fail_context(swin_status st, const char *fmt, ...)
+swin_status(swin_fail_context)(swin_status st, const char *fmt, ...)
 {
     char text[MESSAGE_MAX];
     va_list args;

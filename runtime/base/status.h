@@ -26,6 +26,15 @@ swin_status swin_fail(swin_status st, const char *fmt, ...) __attribute__((forma
 /* As swin_fail, but puts the new words and ": " before the message that is already there. */
 swin_status swin_fail_context(swin_status st, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+/* Both return the st that they were given; said here so that the compiler knows it too. st is evaluated twice. */
+static inline swin_status swin_status_second(swin_status stored, swin_status st)
+{
+    (void)stored;
+    return st;
+}
+#define swin_fail(st, ...)         swin_status_second((swin_fail)((st), __VA_ARGS__), (st))
+#define swin_fail_context(st, ...) swin_status_second((swin_fail_context)((st), __VA_ARGS__), (st))
+
 /* This thread's last message; "" if none. Valid until the thread's next swin_fail. */
 const char *swin_error_message(void);
 

@@ -41,7 +41,8 @@ typedef struct swin_loader_report {
     size_t broken;                        /* left out */
     const size_t *broken_index;           /* [broken] positions in the data set, in order; the loader's memory */
     const char *const *broken_reason;     /* [broken] */
-    char image_list_sha256[SWIN_SHA256_HEX]; /* over label and file bytes of each delivered image, in order; complete
+    char image_list_sha256[SWIN_SHA256_HEX]; /* over each delivered image, in order: its label (8 bytes,
+                                                little-endian) and the SHA-256 of its file; complete
                                                 only at the end of the stream */
 } swin_loader_report;
 

@@ -43,6 +43,7 @@ typedef struct tally {
     uint16_t *counts; /* [BINS][TABLES] */
     float width, min, max;
     uint64_t finite, nonfinite;
+    int64_t depth; /* no counter is above this */
 } tally;
 
 static void coarsen(swin_observed *s, float width)

@@ -1,0 +1,27 @@
+#include "quant/export.h"
+
+static swin_status fill(FILE *out, const swin_export_job *job)
+{
+    char name[SWIN_SITE_NAME_MAX];
+    fprintf(out, "site,kind,enabled,scale,zero_point,qmin,qmax,amax,min,max\n");
+    for (int i = 0; i < job->calib->nsites; i++) {
+        const swin_site_record *r = &job->calib->sites[i];
+        swin_site_name(r->site, name);
+        fprintf(out, "%s,%s,%d,%.9g,%d,%d,%d,%.9g,%.9g,%.9g\n", name,
+                swin_site_role_name(swin_site_role_of(r->site)), r->enabled, (double)r->q.scale,
+                r->q.zero_point, r->q.qmin, r->q.qmax, (double)r->amax, (double)r->min, (double)r->max);
+    }
+    return SWIN_OK;
+}
+
+static swin_status save(const swin_export_job *job)
+{
+    return swin_export_text(job->output, fill, job);
+}
+
+const swin_export_format swin_export_csv = {
+    .name = "csv",
+    .help = "for people: one line for each site with kind, enabled, scale, zero point, codes, amax, min, max",
+    .flags = SWIN_EXPORT_CALIB,
+    .write = save,
+};

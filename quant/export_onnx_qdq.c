@@ -1,0 +1,15 @@
+#include "quant/onnx_swin.h"
+
+static swin_status save(const swin_export_job *job)
+{
+    const onnx_swin_opts opts = { .dtype = SWIN_F32, .calib = job->calib, .granularity = job->granularity };
+    return onnx_swin_export(job, &opts);
+}
+
+const swin_export_format swin_export_onnx_qdq = {
+    .name = "onnx-qdq",
+    .help = "ONNX opset 17 with Q/DQ at each enabled site and int8 weights: ONNX Runtime, OpenVINO, TensorRT "
+            "10 and later",
+    .flags = SWIN_EXPORT_CALIB | SWIN_EXPORT_WEIGHTS,
+    .write = save,
+};

@@ -51,7 +51,7 @@ swin_status swin_calibrate_site(const swin_calibrator *c, const swin_calibrator_
     if (!s->hist || s->bins < 2 || !(s->bin_width > 0) || !isfinite(s->bin_width))
         return swin_fail(SWIN_ERR_VALUE, "no histogram");
     swin_abs_hist h;
-    uint64_t *counts;
+    uint64_t *counts = NULL;
     SWIN_TRY(fold(&h, &counts, s));
     double range = 0;
     swin_status st = h.total > 0 ? c->amax(&h, o, &range)

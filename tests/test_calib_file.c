@@ -307,7 +307,7 @@ static void test_damage(void **state)
     for (int t = 0; t < TRIALS; t++) {
         unsigned char *copy = malloc(n);
         memcpy(copy, bytes, n);
-        for (int k = 0; k < 12; k++)
+        for (int k = 0; k < t % 4; k++)
             copy[swin_rng_below(&r, n)] ^= (unsigned char)(1 + swin_rng_below(&r, 255));
         const size_t keep = t % 3 || t == 0 ? n : (size_t)swin_rng_below(&r, n);
         CHECK_OK(swin_write_file(path, copy, keep));
@@ -318,7 +318,7 @@ static void test_damage(void **state)
             refused++;
     }
     print_message("%d damaged files, %d refused, none crashed\n", TRIALS, refused);
-    CHECK(refused > TRIALS / 3, "only %d of %d refused", refused, TRIALS);
+    CHECK(refused > TRIALS / 3 && refused < TRIALS, "only %d of %d refused", refused, TRIALS);
     CHECK_FAILS(swin_calib_file_read(&g, "/nowhere/x.h5", true), SWIN_ERR_IO, "/nowhere/x.h5");
     CHECK_OK(swin_write_file(path, "not hdf5", 8));
     CHECK_FAILS(swin_calib_file_read(&g, path, true), SWIN_ERR_FORMAT, path);

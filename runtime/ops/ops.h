@@ -117,6 +117,9 @@ typedef struct swin_observed {
 /* A running observation in the device's memory. */
 typedef struct swin_observer swin_observer;
 
+/* Queued work, recorded to be launched again as one. */
+typedef struct swin_graph swin_graph;
+
 typedef struct swin_dev_opts {
     int device;  /* GPU number */
     int threads; /* CPU threads; 0: one for each processor */
@@ -245,6 +248,17 @@ struct swin_ops {
 
     /* Activations and weights may really be F16 or BF16 (cuda). False: the walk emulates them with round_to. */
     bool native_half;
+
+    /* ---- optional: NULL where a backend does not offer them -------------------------------------------------------- */
+    /* Work queued between begin and end is recorded instead of run; launch queues all of it again, with the same pointers
+     * and sizes. What is recorded must have run once before (memory may grow then). A failure inside still needs end,
+     * which then gives no graph. */
+    swin_status (*graph_begin)(swin_dev *dev);
+    swin_status (*graph_end)(swin_dev *dev, swin_graph **graph);
+    swin_status (*graph_launch)(swin_dev *dev, swin_graph *graph);
+    void (*graph_free)(swin_dev *dev, swin_graph *graph); /* NULL is fine */
+    /* Bytes of the device's memory that are free and that there are. */
+    swin_status (*memory)(swin_dev *dev, size_t *free_bytes, size_t *total_bytes);
 };
 
 /* The backends of this build, best last tried by "auto": cuda where a GPU answers, else cpu. NULL ends the list. */

@@ -1,0 +1,79 @@
+/* runtime/ops/cuda_dev.h - the cuda backend's device state and what its C files share. Included by *_cuda.c only: no CUDA
+ * type reaches other files. */
+#ifndef SWIN_OPS_CUDA_DEV_H
+#define SWIN_OPS_CUDA_DEV_H
+
+#include <cuda_runtime_api.h>
+
+#include "runtime/ops/kernels/kernels.h"
+#include "runtime/ops/ops.h"
+
+/* One pinned half of the upload staging. */
+typedef struct swin_cuda_stage {
+    void *pinned;
+    cudaEvent_t copied; /* the device has taken what lay here */
+} swin_cuda_stage;
+
+/* A GEMM shape whose fastest tile is known (swin-bench --tune). */
+typedef struct swin_cuda_choice {
+    int math, n, k;
+    int64_t m;
+    int config;
+} swin_cuda_choice;
+
+typedef struct swin_cuda {
+    swin_dev base;
+    int device, multiprocessors, major, minor, runtime, driver;
+    size_t memory, l2;
+    bool tf32, capturing;
+    char name[256];
+    cudaStream_t stream;
+    swin_cuda_stage stages[2];
+    swin_observer_scratch *scratch;
+    void *work; /* what the half blocks need between their kernels; grows */
+    size_t work_bytes;
+    size_t allocated; /* bytes given out and not freed */
+    swin_cuda_choice *choices;
+    size_t nchoices;
+    struct swin_blaslt *blas; /* NULL: not opened, or not there */
+} swin_cuda;
+
+static inline swin_cuda *swin_cuda_of(swin_dev *dev)
+{
+    return (swin_cuda *)dev;
+}
+
+/* A CUDA error as a status: SWIN_ERR_MEM, SWIN_ERR_UNSUPPORTED or SWIN_ERR_DEVICE with `what` in the message. */
+swin_status swin_cuda_status(cudaError_t e, const char *what);
+
+/* At least `bytes` of scratch, valid until the next call; its content is not kept. */
+swin_status swin_cuda_work(swin_cuda *d, void **p, size_t bytes);
+
+/* linear_cuda.c: the operators of those names in swin_ops. */
+swin_status swin_linear_prepare_cuda(swin_dev *dev, swin_linear *l, const float *w, const float *bias,
+                                     int out, int in, swin_dtype dtype);
+void swin_linear_release_cuda(swin_dev *dev, swin_linear *l);
+swin_status swin_linear_cuda(swin_dev *dev, swin_tensor *y, const swin_tensor *x, const swin_linear *l,
+                             bool with_bias, swin_act act);
+swin_status swin_linear_residual_cuda(swin_dev *dev, swin_tensor *residual, const swin_tensor *x,
+                                      const swin_linear *l, const swin_windows *g);
+swin_status swin_attention_half_cuda(swin_dev *dev, swin_tensor *x, const swin_norm *n,
+                                     const swin_linear *qkv, const swin_linear *proj, const swin_attention *a,
+                                     const swin_windows *g);
+swin_status swin_mlp_half_cuda(swin_dev *dev, swin_tensor *x, const swin_norm *n, const swin_linear *fc1,
+                               const swin_linear *fc2);
+swin_status swin_patch_embed_cuda(swin_dev *dev, swin_tensor *out, const float *images, int batch, int size,
+                                  const swin_patch_embed *p);
+
+/* ops_cuda.c: one part of attention, on tensor cores where they take it. */
+swin_status swin_attention_run_cuda(swin_dev *dev, const swin_attention_args *args, swin_attention_part part);
+
+/* memory_cuda.c */
+swin_status swin_alloc_cuda(swin_dev *dev, void **p, size_t bytes);
+void swin_free_cuda(swin_dev *dev, void *p);
+swin_status swin_upload_cuda(swin_dev *dev, void *dst, const void *host, size_t bytes);
+swin_status swin_download_cuda(swin_dev *dev, void *host, const void *src, size_t bytes);
+swin_status swin_copy_cuda(swin_dev *dev, void *dst, const void *src, size_t bytes);
+swin_status swin_sync_cuda(swin_dev *dev);
+
+#endif

@@ -1,0 +1,323 @@
+/* y = act(x w^T + bias), or residual += that: tensor cores for F16, BF16 and TF32, multiply-adds for float32.
+ *
+ * A block makes one tile of the output. Its k loop runs over stages of KB bytes that cp.async fills ahead. Every tile
+ * shape adds the products of one output in the same order, so shapes may be chosen for speed alone. */
+#include "runtime/ops/kernels/tile.cuh"
+
+/* Copies of stage `it` of both operands. */
+template <class T, int BM, int BN, int KB, int THREADS>
+__device__ __forceinline__ void load_stage(unsigned stage, const swin_gemm &p, int64_t m0, int n0, int it)
+{
+    const int left = p.k * (int)sizeof(T) - it * KB;
+    tile_load<BM, KB, THREADS>(stage, (const char *)p.x + (m0 * p.ldx) * (int64_t)sizeof(T) + it * KB,
+                               p.ldx * (int64_t)sizeof(T), p.m - m0, left);
+    tile_load<BN, KB, THREADS>(stage + BM * KB,
+                               (const char *)p.w + (n0 * p.ldw) * (int64_t)sizeof(T) + it * KB,
+                               p.ldw * (int64_t)sizeof(T), p.n - n0, left);
+}
+
+/* Run body(stage address) for every stage of k, copies running STAGES - 1 ahead. */
+template <class T, int BM, int BN, int KB, int STAGES, int THREADS, class F>
+__device__ __forceinline__ void k_loop(unsigned smem, const swin_gemm &p, int64_t m0, int n0, F body)
+{
+    constexpr int BYTES = (BM + BN) * KB;
+    const int iters = (p.k * (int)sizeof(T) + KB - 1) / KB;
+#pragma unroll
+    for (int s = 0; s < STAGES - 1; s++) {
+        if (s < iters) load_stage<T, BM, BN, KB, THREADS>(smem + s * BYTES, p, m0, n0, s);
+        copy_commit();
+    }
+    int slot = 0, fill = STAGES - 1;
+    for (int it = 0; it < iters; it++) {
+        copy_wait<STAGES - 2>();
+        __syncthreads(); /* stage `it` is there for all, and all have left the slot that is filled next */
+        if (it + STAGES - 1 < iters)
+            load_stage<T, BM, BN, KB, THREADS>(smem + fill * BYTES, p, m0, n0, it + STAGES - 1);
+        copy_commit();
+        body(smem + slot * BYTES);
+        slot = slot + 1 == STAGES ? 0 : slot + 1;
+        fill = fill + 1 == STAGES ? 0 : fill + 1;
+    }
+    copy_wait<0>();
+    __syncthreads(); /* the output tile is staged over the operands */
+}
+
+/* MW x NW warps, each with a (BM/MW) x (BN/NW) part of the tile. */
+template <class E, int BM, int BN, int MW, int NW, int KB, int STAGES>
+static __global__ void __launch_bounds__(MW *NW * 32) gemm_mma_kernel(const __grid_constant__ swin_gemm p)
+{
+    using T = typename E::T;
+    constexpr int THREADS = MW * NW * 32, WM = BM / MW, WN = BN / NW, MT = WM / 16, NT = WN / 8;
+    static_assert(WM % 16 == 0 && WN % 16 == 0, "fragments are 16 rows and pairs of 8 columns");
+    extern __shared__ __align__(128) char smem_base[];
+    const int tiles_n = (p.n + BN - 1) / BN;
+    const int64_t m0 = (int64_t)(blockIdx.x / tiles_n) * BM;
+    const int n0 = blockIdx.x % tiles_n * BN, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int wm = warp / NW * WM, wn = warp % NW * WN;
+
+    float acc[MT][NT][4] = {};
+    k_loop<T, BM, BN, KB, STAGES, THREADS>(shared_address(smem_base), p, m0, n0, [&](unsigned stage) {
+#pragma unroll
+        for (int step = 0; step < KB / 32; step++) {
+            unsigned a[MT][4], b[NT / 2][4];
+#pragma unroll
+            for (int i = 0; i < MT; i++) {
+                load_a<KB>(a[i], stage, wm + 16 * i, step);
+                E::prepare(a[i]);
+            }
+#pragma unroll
+            for (int j = 0; j < NT / 2; j++) {
+                load_b<KB>(b[j], stage + BM * KB, wn + 16 * j, step);
+                E::prepare(b[j]);
+            }
+#pragma unroll
+            for (int i = 0; i < MT; i++)
+#pragma unroll
+                for (int j = 0; j < NT; j++)
+                    E::run(acc[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+        }
+    });
+
+    T *tile = reinterpret_cast<T *>(smem_base);
+#pragma unroll
+    for (int i = 0; i < MT; i++)
+#pragma unroll
+        for (int j = 0; j < NT; j++) {
+            const int row = wm + 16 * i + lane / 4, col = wn + 8 * j + lane % 4 * 2;
+            stage_pair<T, BN>(tile, p, row, col, n0, acc[i][j][0], acc[i][j][1]);
+            stage_pair<T, BN>(tile, p, row + 8, col, n0, acc[i][j][2], acc[i][j][3]);
+        }
+    __syncthreads();
+    store_tile<T, BM, BN, THREADS>(tile, p, m0, n0);
+}
+
+/* A warp is 4 x 8 threads, each with 8 x TN outputs: rows ty + 4 i, columns tx + 8 j of the warp's 32 x (8 TN). */
+template <int MW, int NW, int TN, int STAGES>
+static __global__ void __launch_bounds__(MW *NW * 32) gemm_simt_kernel(const __grid_constant__ swin_gemm p)
+{
+    constexpr int KB = 64, BM = 32 * MW, BN = 8 * TN * NW, THREADS = MW * NW * 32;
+    extern __shared__ __align__(128) char smem_base[];
+    const unsigned smem = shared_address(smem_base);
+    const int tiles_n = (p.n + BN - 1) / BN;
+    const int64_t m0 = (int64_t)(blockIdx.x / tiles_n) * BM;
+    const int n0 = blockIdx.x % tiles_n * BN, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int row0 = warp / NW * 32 + lane / 8, col0 = warp % NW * 8 * TN + lane % 8;
+
+    float acc[8][TN] = {};
+    k_loop<float, BM, BN, KB, STAGES, THREADS>(smem, p, m0, n0, [&](unsigned stage) {
+        const char *at = smem_base + (stage - smem);
+#pragma unroll
+        for (int chunk = 0; chunk < KB / 16; chunk++) {
+            float4 b[TN];
+#pragma unroll
+            for (int j = 0; j < TN; j++)
+                b[j] = *(const float4 *)(at + BM * KB + chunk_at<KB>(col0 + 8 * j, chunk));
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                const float4 a = *(const float4 *)(at + chunk_at<KB>(row0 + 4 * i, chunk));
+#pragma unroll
+                for (int j = 0; j < TN; j++) {
+                    acc[i][j] = fmaf(a.x, b[j].x, acc[i][j]);
+                    acc[i][j] = fmaf(a.y, b[j].y, acc[i][j]);
+                    acc[i][j] = fmaf(a.z, b[j].z, acc[i][j]);
+                    acc[i][j] = fmaf(a.w, b[j].w, acc[i][j]);
+                }
+            }
+        }
+    });
+
+    float *tile = reinterpret_cast<float *>(smem_base);
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+#pragma unroll
+        for (int j = 0; j < TN; j++) {
+            const int col = col0 + 8 * j;
+            float v = acc[i][j];
+            if (p.bias && n0 + col < p.n) v += p.bias[n0 + col];
+            tile[(row0 + 4 * i) * out_pitch<BN> + col] = activate<float>(v, p.act);
+        }
+    __syncthreads();
+    store_tile<float, BM, BN, THREADS>(tile, p, m0, n0);
+}
+
+/* One thread an output: shapes and alignments that the tiles do not take. */
+template <class T> static __global__ void __launch_bounds__(256) gemm_any_kernel(swin_gemm p)
+{
+    const int64_t total = p.m * p.n, step = (int64_t)gridDim.x * blockDim.x;
+    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < total; i += step) {
+        const int64_t row = i / p.n;
+        const int col = (int)(i - row * p.n);
+        const T *x = (const T *)p.x + row * p.ldx, *w = (const T *)p.w + col * p.ldw;
+        float sum = 0;
+        for (int k = 0; k < p.k; k++) sum = fmaf(to_float(x[k]), to_float(w[k]), sum);
+        const T v = from_float<T>(activate<T>(p.bias ? sum + p.bias[col] : sum, p.act));
+        T *at = (T *)p.y + (p.windows ? window_source(p.g, row) : row) * p.ldy + col;
+        *at = p.residual ? from_float<T>(to_float(*at) + to_float(v)) : v;
+    }
+}
+
+/* ---- configurations ----------------------------------------------------------------------------------------- */
+
+typedef struct gemm_config {
+    const char *name;
+    int bm, bn, threads, shared;
+    int per_sm; /* blocks that fit a multiprocessor */
+    const void *kernel;
+    bool ready; /* its shared memory has been asked for */
+} gemm_config;
+
+template <class T, int BM, int BN, int KB, int STAGES> constexpr int shared_bytes()
+{
+    constexpr int operands = (BM + BN) * KB * STAGES, out = BM * out_pitch<BN> * (int)sizeof(T);
+    return operands > out ? operands : out;
+}
+
+template <class E, int BM, int BN, int MW, int NW, int KB, int STAGES>
+static gemm_config mma_config(const char *name)
+{
+    return { name,
+             BM,
+             BN,
+             MW * NW * 32,
+             shared_bytes<typename E::T, BM, BN, KB, STAGES>(),
+             0,
+             (const void *)gemm_mma_kernel<E, BM, BN, MW, NW, KB, STAGES>,
+             false };
+}
+
+template <int MW, int NW, int TN, int STAGES> static gemm_config simt_config(const char *name)
+{
+    return { name,
+             32 * MW,
+             8 * TN * NW,
+             MW * NW * 32,
+             shared_bytes<float, 32 * MW, 8 * TN * NW, 64, STAGES>(),
+             0,
+             (const void *)gemm_simt_kernel<MW, NW, TN, STAGES>,
+             false };
+}
+
+#define MMA_CONFIGS 6
+template <class E> static gemm_config *mma_table()
+{
+    static gemm_config table[MMA_CONFIGS] = {
+        mma_config<E, 128, 128, 2, 2, 128, 3>("128x128"), mma_config<E, 128, 96, 2, 2, 64, 4>("128x96"),
+        mma_config<E, 128, 64, 2, 2, 64, 4>("128x64"),    mma_config<E, 64, 64, 2, 2, 128, 3>("64x64"),
+        mma_config<E, 64, 32, 2, 2, 128, 4>("64x32"),     mma_config<E, 32, 32, 2, 1, 128, 4>("32x32"),
+    };
+    return table;
+}
+
+#define SIMT_CONFIGS 4
+static gemm_config *simt_table()
+{
+    static gemm_config table[SIMT_CONFIGS] = {
+        simt_config<4, 2, 8, 3>("128x128"),
+        simt_config<4, 2, 6, 3>("128x96"),
+        simt_config<2, 2, 4, 3>("64x64"),
+        simt_config<1, 2, 2, 4>("32x32"),
+    };
+    return table;
+}
+
+static gemm_config *table_of(swin_gemm_math math)
+{
+    switch (math) {
+    case SWIN_GEMM_FP32:
+        return simt_table();
+    case SWIN_GEMM_TF32:
+        return mma_table<mma_tf32>();
+    case SWIN_GEMM_F16:
+        return mma_table<mma_f16>();
+    default:
+        return mma_table<mma_bf16>();
+    }
+}
+
+extern "C" int swin_gemm_configs(swin_gemm_math math)
+{
+    return math == SWIN_GEMM_FP32 ? SIMT_CONFIGS : MMA_CONFIGS;
+}
+
+extern "C" const char *swin_gemm_config_name(swin_gemm_math math, int config)
+{
+    return table_of(math)[config].name;
+}
+
+static cudaError_t get_ready(gemm_config *c)
+{
+    if (c->ready) return cudaSuccess;
+    cudaError_t e = cudaFuncSetAttribute(c->kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, c->shared);
+    if (e == cudaSuccess)
+        e = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&c->per_sm, c->kernel, c->threads,
+                                                          (size_t)c->shared);
+    c->ready = e == cudaSuccess;
+    return e;
+}
+
+static int64_t tiles(const gemm_config *c, const swin_gemm *p)
+{
+    return (p->m + c->bm - 1) / c->bm * ((p->n + c->bn - 1) / c->bn);
+}
+
+/* Waves of blocks times the work of one, with a toll for each tile's start and end. */
+static cudaError_t choose(gemm_config **best, const swin_gemm *p, int multiprocessors)
+{
+    gemm_config *table = table_of(p->math);
+    double least = 0;
+    *best = NULL;
+    for (int i = 0; i < swin_gemm_configs(p->math); i++) {
+        gemm_config *c = &table[i];
+        const cudaError_t e = get_ready(c);
+        if (e != cudaSuccess) return e;
+        if (c->per_sm < 1) continue;
+        const int64_t slots = (int64_t)multiprocessors * c->per_sm, n = tiles(c, p);
+        const double work = (double)(c->bm + 24) * (c->bn + 24) * (p->k + 64);
+        const double resident = n < slots ? (double)((n + multiprocessors - 1) / multiprocessors) : c->per_sm;
+        const double waves = n < slots ? 1 : (double)n / (double)slots + 0.5;
+        const double cost = waves * work * (resident < 2 ? 1.4 : resident);
+        if (!*best || cost < least) *best = c, least = cost;
+    }
+    return *best ? cudaSuccess : cudaErrorNotSupported;
+}
+
+static bool aligned(const swin_gemm *p)
+{
+    const int64_t n = p->math <= SWIN_GEMM_TF32 ? 4 : 8;
+    return p->k % n == 0 && p->ldx % n == 0 && p->ldw % n == 0 && (uintptr_t)p->x % 16 == 0 &&
+           (uintptr_t)p->w % 16 == 0;
+}
+
+extern "C" cudaError_t swin_gemm_launch(cudaStream_t stream, const swin_gemm *p, int config,
+                                        int multiprocessors)
+{
+    if (p->m == 0 || p->n == 0) return cudaSuccess;
+    if (p->k == 0 || !aligned(p)) return cudaErrorNotSupported;
+    gemm_config *c = NULL;
+    if (config >= 0) {
+        c = &table_of(p->math)[config];
+        const cudaError_t e = get_ready(c);
+        if (e != cudaSuccess) return e;
+    } else {
+        const cudaError_t e = choose(&c, p, multiprocessors);
+        if (e != cudaSuccess) return e;
+    }
+    const int64_t blocks = tiles(c, p);
+    if (blocks > 0x7fffffff) return cudaErrorNotSupported;
+    void *args[] = { (void *)p };
+    return cudaLaunchKernel(c->kernel, dim3((unsigned)blocks), dim3((unsigned)c->threads), args,
+                            (size_t)c->shared, stream);
+}
+
+extern "C" cudaError_t swin_gemm_any_launch(cudaStream_t stream, const swin_gemm *p)
+{
+    if (p->m == 0 || p->n == 0) return cudaSuccess;
+    const unsigned blocks = swin_blocks(p->m * p->n, 256, 1 << 16);
+    if (p->math <= SWIN_GEMM_TF32)
+        gemm_any_kernel<float><<<blocks, 256, 0, stream>>>(*p);
+    else if (p->math == SWIN_GEMM_F16)
+        gemm_any_kernel<__half><<<blocks, 256, 0, stream>>>(*p);
+    else
+        gemm_any_kernel<__nv_bfloat16><<<blocks, 256, 0, stream>>>(*p);
+    return cudaGetLastError();
+}

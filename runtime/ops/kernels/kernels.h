@@ -1,0 +1,120 @@
+/* runtime/ops/kernels/kernels.h - C launchers of the CUDA kernels: what ops_cuda.c calls.
+ *
+ * Every launcher queues work on `stream` and returns the launch's error; cudaErrorNotSupported means that the shape or type
+ * is not one this kernel takes, and nothing was queued. Pointers are device pointers. Matrices are swin_tensor views of
+ * SWIN_F32, SWIN_F16 or SWIN_BF16. An empty matrix queues nothing.
+ */
+#ifndef SWIN_OPS_KERNELS_H
+#define SWIN_OPS_KERNELS_H
+
+#include <cuda_runtime_api.h>
+
+#include "runtime/ops/ops.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- elementwise.cu ---------------------------------------------------------------------------------------- */
+cudaError_t swin_bias_act_launch(cudaStream_t stream, const swin_tensor *y, const float *bias, swin_act act);
+cudaError_t swin_residual_add_launch(cudaStream_t stream, const swin_tensor *residual, const swin_tensor *y,
+                                     const swin_windows *g);
+cudaError_t swin_fake_quant_launch(cudaStream_t stream, const swin_tensor *x, float scale, int zero_point,
+                                   int qmin, int qmax);
+cudaError_t swin_round_to_launch(cudaStream_t stream, const swin_tensor *x, swin_dtype dtype);
+cudaError_t swin_mean_tokens_launch(cudaStream_t stream, const swin_tensor *out, const swin_tensor *x,
+                                    int tokens);
+/* Non-overlapping patches as rows: out [batch * (size/patch)^2][chans * patch * patch], (channel, y, x) order. */
+cudaError_t swin_patches_launch(cudaStream_t stream, const swin_tensor *out, const float *images, int chans,
+                                int size, int patch);
+
+/* ---- norm.cu ----------------------------------------------------------------------------------------------- */
+typedef enum swin_norm_rows { SWIN_ROWS_SAME, SWIN_ROWS_WINDOWS, SWIN_ROWS_MERGE } swin_norm_rows;
+
+/* How out's rows are gathered from x: the same row, window order, or four neighbours side by side. n NULL: no norm. */
+cudaError_t swin_norm_launch(cudaStream_t stream, const swin_tensor *out, const swin_tensor *x,
+                             const swin_norm *n, swin_norm_rows rows, const swin_windows *g);
+
+/* ---- gemm_*.cu --------------------------------------------------------------------------------------------- */
+typedef enum swin_gemm_math {
+    SWIN_GEMM_FP32, /* float32 multiply-adds on the CUDA cores */
+    SWIN_GEMM_TF32, /* float32 in and out, inputs rounded to TF32 */
+    SWIN_GEMM_F16,
+    SWIN_GEMM_BF16
+} swin_gemm_math;
+
+/* y [m][n] = act(x [m][k] w [n][k]^T + bias), or residual += that. Every configuration sums k in the same order with the
+ * same instructions: the choice changes the time, never a bit. */
+typedef struct swin_gemm {
+    swin_gemm_math math;
+    int64_t m;
+    int n, k;
+    const void *x, *w; /* row-major */
+    int64_t ldx, ldw;  /* elements */
+    const float *bias; /* [n] or NULL */
+    swin_act act;
+    void *y; /* written; or, with residual set, read and added to */
+    int64_t ldy;
+    bool residual;
+    bool windows;   /* with residual: row r of x belongs to row swin_windows_source(&g, r) of y */
+    swin_windows g; /* read with windows only */
+} swin_gemm;
+
+int swin_gemm_configs(swin_gemm_math math);                         /* how many there are */
+const char *swin_gemm_config_name(swin_gemm_math math, int config); /* "128x96" */
+/* config -1: chosen from the shape. */
+cudaError_t swin_gemm_launch(cudaStream_t stream, const swin_gemm *p, int config, int multiprocessors);
+/* Any shape and alignment, slowly. Sums in float32, k upwards. */
+cudaError_t swin_gemm_any_launch(cudaStream_t stream, const swin_gemm *p);
+
+/* ---- attention_*.cu ---------------------------------------------------------------------------------------- */
+typedef enum swin_attention_part {
+    SWIN_ATTENTION_ALL,     /* qkv -> out */
+    SWIN_ATTENTION_SCORES,  /* qkv -> s */
+    SWIN_ATTENTION_SOFTMAX, /* s -> s */
+    SWIN_ATTENTION_SUM      /* s, qkv -> out */
+} swin_attention_part;
+
+typedef struct swin_attention_args {
+    swin_attention a;
+    swin_windows g;
+    swin_tensor qkv, s, out; /* those that the part does not name are not read */
+    bool image_order;        /* qkv and out are in image order: the kernel gathers and scatters the windows */
+} swin_attention_args;
+
+/* Tensor cores, F16 and BF16: windows of 49, 64 or 144 tokens with head size 32. */
+cudaError_t swin_attention_mma_launch(cudaStream_t stream, const swin_attention_args *p,
+                                      swin_attention_part part, int multiprocessors);
+/* Any window and head size that fits the multiprocessor's shared memory; float32 arithmetic. */
+cudaError_t swin_attention_any_launch(cudaStream_t stream, const swin_attention_args *p,
+                                      swin_attention_part part);
+
+/* ---- observe.cu -------------------------------------------------------------------------------------------- */
+/* A running observation: swin_observed with integers for min and max, in device memory. */
+typedef struct swin_observer_state {
+    unsigned long long count, nonfinite;
+    unsigned int min, max; /* floats as integers that compare alike; min > max: nothing finite yet */
+    float width;
+    unsigned int pad;
+    unsigned long long hist[SWIN_HIST_BINS];
+} swin_observer_state;
+
+/* One tensor's share, kept by the device: zeroed once; every launch leaves it zeroed. */
+typedef struct swin_observer_scratch {
+    unsigned int hist[SWIN_HIST_BINS];
+    unsigned int min_inverted, max; /* ~min, so that zero is the neutral element */
+    unsigned int ticket, again;     /* again: a value lay outside the histogram, the second pass must run */
+    unsigned long long nonfinite;
+} swin_observer_scratch;
+
+cudaError_t swin_observe_launch(cudaStream_t stream, swin_observer_state *o, swin_observer_scratch *scratch,
+                                const swin_tensor *x, int multiprocessors);
+cudaError_t swin_observer_reset_launch(cudaStream_t stream, swin_observer_state *o);
+/* The float behind swin_observer_state's min and max. */
+float swin_observer_float(unsigned int ordered);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,232 @@
+/* Observers: count, non-finite count, min, max and the two-sided histogram of a tensor, exactly as swin_observed defines
+ * them, without a word to the host.
+ *
+ * Blocks gather a histogram with the width that the running observation has, in shared memory, and add it to one scratch
+ * histogram; the block that finishes last folds that into the observation. When a value lay outside (the range grew, or
+ * this is the first tensor), the last block instead widens the observation and asks for a second pass, which every other
+ * time finds nothing to do. Only integers are added, so the result does not depend on the order of anything. */
+#include "runtime/ops/kernels/common.cuh"
+
+namespace
+{
+
+constexpr int THREADS = 1024, HALF = SWIN_HIST_HALF, BINS = SWIN_HIST_BINS;
+
+/* Floats as unsigned integers that compare alike; 0 is below every float. */
+__device__ __forceinline__ unsigned order(float f)
+{
+    const unsigned u = __float_as_uint(f + 0.f); /* -0 becomes 0 */
+    return u & 0x80000000u ? ~u : u | 0x80000000u;
+}
+__host__ __device__ __forceinline__ unsigned unorder(unsigned o)
+{
+    return o & 0x80000000u ? o & 0x7fffffffu : ~o;
+}
+
+/* swin_observed_width, with integers. */
+__device__ __forceinline__ float width_for(float amax)
+{
+    const int exponent = (int)(__float_as_uint(amax) >> 23) - 127 - 12 +
+                         1; /* 4096 = 2^12; denormals end below -60 */
+    return __uint_as_float((unsigned)((exponent < -60 ? -60 : exponent) + 127) << 23);
+}
+
+struct tally {
+    unsigned *hist; /* shared */
+    float inverse;  /* 1 / width */
+    unsigned min_inverted, max, bad;
+    bool outside;
+};
+
+template <bool FIRST> __device__ __forceinline__ void count(tally &t, float v)
+{
+    if (!(fabsf(v) <= 3.402823466e38f)) {
+        if (FIRST) t.bad++;
+        return;
+    }
+    if (FIRST) {
+        const unsigned o = order(v);
+        t.max = max(t.max, o), t.min_inverted = max(t.min_inverted, ~o);
+    }
+    const float at = v * t.inverse;
+    int bin = __float2int_rd(at);
+    if (v < 0 && bin >= 0) bin = -1; /* the product vanished */
+    if (fabsf(at) < (float)HALF)
+        atomicAdd(t.hist + bin + HALF, 1u);
+    else
+        t.outside = true;
+}
+
+/* Every element of x, 16 bytes at a time where the rows allow it. */
+template <class T, bool FIRST>
+__device__ __forceinline__ void walk(tally &t, const swin_tensor &x, bool vectors)
+{
+    const int64_t step = (int64_t)gridDim.x * THREADS, start = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    if (vectors) {
+        constexpr int N = vec<T>::n;
+        const bool dense = x.cols == x.ld;
+        const int64_t total = x.rows * x.cols / N;
+        const unsigned per_row = (unsigned)(x.cols / N);
+        const T *data = (const T *)x.data;
+#pragma unroll 2
+        for (int64_t i = start; i < total; i += step) {
+            const T *at = data + i * N;
+            if (!dense) {
+                const int64_t row = total <= 0xffffffffll ? (unsigned)i / per_row : i / per_row;
+                at = data + row * x.ld + (i - row * per_row) * N;
+            }
+            vec<T> v;
+            v.load(at);
+#pragma unroll
+            for (int k = 0; k < N; k++) count<FIRST>(t, v.v[k]);
+        }
+        return;
+    }
+    for (int64_t i = start; i < x.rows * x.cols; i += step)
+        count<FIRST>(t, to_float(((const T *)x.data)[i / x.cols * x.ld + i % x.cols]));
+}
+
+/* Block-wide sums and maxima into the scratch. */
+__device__ void flush(const tally &t, swin_observer_scratch *scratch, bool first)
+{
+    unsigned low = t.min_inverted, high = t.max, bad = t.bad;
+    for (int o = 16; o; o >>= 1) {
+        low = max(low, __shfl_xor_sync(0xffffffffu, low, o));
+        high = max(high, __shfl_xor_sync(0xffffffffu, high, o));
+        bad += __shfl_xor_sync(0xffffffffu, bad, o);
+    }
+    if (first && threadIdx.x % 32 == 0) {
+        atomicMax(&scratch->min_inverted, low);
+        atomicMax(&scratch->max, high);
+        if (bad) atomicAdd(&scratch->nonfinite, (unsigned long long)bad);
+    }
+    for (int i = threadIdx.x; i < BINS; i += THREADS)
+        if (t.hist[i]) atomicAdd(&scratch->hist[i], t.hist[i]);
+}
+
+/* Widen the observation's histogram to `width` (all threads): bins merge in groups of 2^shift, from zero outwards. */
+__device__ void widen(swin_observer_state *o, unsigned long long *buffer, float width)
+{
+    const int from = (int)(__float_as_uint(o->width) >> 23), to = (int)(__float_as_uint(width) >> 23);
+    const int shift = from == 0 ? 0 : min(to - from, 13);
+    if (shift <= 0) return;
+    /* One side at a time: the sums of 4096 bins fit the shared memory that the tally no longer needs. */
+    for (int side = 0; side < 2; side++) {
+        unsigned long long *hist = o->hist + side * HALF;
+        for (int i = threadIdx.x; i < HALF; i += THREADS) buffer[i] = 0;
+        __syncthreads();
+        for (int i = threadIdx.x; i < HALF; i += THREADS) {
+            const int at = side ? i >> shift : HALF - 1 - ((HALF - 1 - i) >> shift);
+            if (hist[i]) atomicAdd(buffer + at, hist[i]);
+        }
+        __syncthreads();
+        for (int i = threadIdx.x; i < HALF; i += THREADS) hist[i] = buffer[i];
+        __syncthreads();
+    }
+}
+
+/* The last block of a pass: scratch into the observation, scratch to zero. */
+__device__ void fold(swin_observer_state *o, swin_observer_scratch *scratch, unsigned long long *buffer,
+                     unsigned long long elements, bool first, bool complete)
+{
+    if (first) {
+        const unsigned low = ~__ldcg(&scratch->min_inverted), high = __ldcg(&scratch->max);
+        const unsigned min_all = min(o->min, low), max_all = max(o->max, high);
+        const bool any = min_all <= max_all;
+        const float amax =
+            any ? fmaxf(fabsf(__uint_as_float(unorder(min_all))), fabsf(__uint_as_float(unorder(max_all))))
+                : 0.f;
+        const float width = any ? width_for(amax) : o->width;
+        __syncthreads(); /* all have read what thread 0 is about to change */
+        widen(o, buffer, width);
+        __syncthreads();
+        if (threadIdx.x == 0) {
+            o->min = min_all, o->max = max_all, o->width = width;
+            o->count += elements, o->nonfinite += __ldcg(&scratch->nonfinite);
+            scratch->min_inverted = scratch->max = 0, scratch->nonfinite = 0;
+            scratch->again = !complete;
+        }
+    } else if (threadIdx.x == 0) {
+        scratch->again = 0;
+    }
+    for (int i = threadIdx.x; i < BINS; i += THREADS) {
+        const unsigned n = __ldcg(&scratch->hist[i]);
+        if (n && complete) o->hist[i] += n;
+        if (n) scratch->hist[i] = 0;
+    }
+}
+
+/* FIRST: the optimistic pass. Otherwise the pass that runs where the first asked for it. */
+template <class T, bool FIRST>
+__global__ void __launch_bounds__(THREADS)
+    observe_kernel(swin_observer_state *o, swin_observer_scratch *scratch, swin_tensor x, bool vectors)
+{
+    __shared__ __align__(16) unsigned hist[BINS]; /* later the buffer of widen() */
+    __shared__ unsigned last, outside;
+    if (!FIRST && !__ldcg(&scratch->again)) return;
+    for (int i = threadIdx.x; i < BINS; i += THREADS) hist[i] = 0;
+    if (threadIdx.x == 0) outside = 0;
+    __syncthreads();
+    const float width = __ldcg(&o->width);
+    tally t = { hist, width > 0 ? 1.f / width : 0.f, 0, 0, 0, false };
+    walk<T, FIRST>(t, x, vectors);
+    if (t.outside || width == 0) atomicOr(&outside, 1u);
+    __syncthreads();
+    flush(t, scratch, FIRST);
+    if (FIRST && threadIdx.x == 0 && outside) atomicOr(&scratch->again, 1u);
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) last = atomicAdd(&scratch->ticket, 1u) == gridDim.x - 1;
+    __syncthreads();
+    if (!last) return;
+    __threadfence();
+    const bool complete = !FIRST || !__ldcg(&scratch->again);
+    __syncthreads();
+    fold(o, scratch, (unsigned long long *)hist, (unsigned long long)x.rows * (unsigned long long)x.cols,
+         FIRST, complete);
+    if (threadIdx.x == 0) scratch->ticket = 0;
+}
+
+__global__ void reset_kernel(swin_observer_state *o)
+{
+    for (int i = threadIdx.x; i < BINS; i += blockDim.x) o->hist[i] = 0;
+    if (threadIdx.x == 0) {
+        o->count = o->nonfinite = 0;
+        o->min = 0xffffffffu, o->max = 0, o->width = 0, o->pad = 0;
+    }
+}
+
+} // namespace
+
+extern "C" cudaError_t swin_observe_launch(cudaStream_t stream, swin_observer_state *o,
+                                           swin_observer_scratch *scratch, const swin_tensor *x,
+                                           int multiprocessors)
+{
+    const int64_t most = (int64_t)1 << 31; /* elements of a launch: the scratch counts with 32 bits */
+    if (x->rows == 0 || x->cols == 0) return cudaSuccess;
+    const int64_t rows_each = most / x->cols > 0 ? most / x->cols : 1;
+    for (int64_t at = 0; at < x->rows; at += rows_each) {
+        const swin_tensor part = swin_rows(x, at, x->rows - at < rows_each ? x->rows - at : rows_each);
+        const unsigned blocks = swin_blocks(part.rows * part.cols, THREADS * 32, 2 * multiprocessors);
+        SWIN_WITH_TYPE(x->dtype, {
+            observe_kernel<T, true><<<blocks, THREADS, 0, stream>>>(o, scratch, part, swin_vectors(&part));
+            observe_kernel<T, false><<<blocks, THREADS, 0, stream>>>(o, scratch, part, swin_vectors(&part));
+        })
+    }
+    return cudaGetLastError();
+}
+
+extern "C" cudaError_t swin_observer_reset_launch(cudaStream_t stream, swin_observer_state *o)
+{
+    reset_kernel<<<1, 1024, 0, stream>>>(o);
+    return cudaGetLastError();
+}
+
+extern "C" float swin_observer_float(unsigned int ordered)
+{
+    const union {
+        unsigned u;
+        float f;
+    } bits = { unorder(ordered) };
+    return bits.f;
+}

@@ -1,0 +1,212 @@
+/* runtime/ops/kernels/tile.cuh - tiles of matrices in shared memory: asynchronous copies, swizzle, fragments, mma.
+ *
+ * A tile's row is KB bytes (64 or 128) of one matrix row, in chunks of 16 bytes. Chunks are swizzled so that eight
+ * consecutive rows of one chunk column lie in eight different groups of four banks: ldmatrix and the SIMT kernel's reads
+ * then never collide. The same bytes serve every element type: a step of the tensor cores is 32 bytes of k. */
+#pragma once
+
+#include "runtime/ops/kernels/common.cuh"
+
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+#define SWIN_HAVE_MMA 1
+#else
+#define SWIN_HAVE_MMA 0 /* sm_75 lacks cp.async, bfloat16 and m16n8k16 */
+#endif
+
+__device__ __forceinline__ unsigned shared_address(const void *p)
+{
+    return (unsigned)__cvta_generic_to_shared(p);
+}
+
+/* 16 bytes from global to shared memory, zeros when not ok (from is then not read, but must be an address). */
+__device__ __forceinline__ void copy16(unsigned to, const void *from, bool ok)
+{
+#if SWIN_HAVE_MMA
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(to), "l"(from), "r"(ok ? 16 : 0));
+#else
+    const uint4 v = ok ? *(const uint4 *)from : make_uint4(0, 0, 0, 0);
+    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};\n" ::"r"(to), "r"(v.x), "r"(v.y), "r"(v.z),
+                 "r"(v.w));
+#endif
+}
+
+__device__ __forceinline__ void copy_commit()
+{
+#if SWIN_HAVE_MMA
+    asm volatile("cp.async.commit_group;\n" ::: "memory");
+#endif
+}
+
+/* Wait until at most PENDING of this thread's groups are unfinished. */
+template <int PENDING> __device__ __forceinline__ void copy_wait()
+{
+#if SWIN_HAVE_MMA
+    asm volatile("cp.async.wait_group %0;\n" ::"n"(PENDING) : "memory");
+#endif
+}
+
+template <int KB> __device__ __forceinline__ int swizzle(int row, int chunk)
+{
+    static_assert(KB == 64 || KB == 128, "a row is 64 or 128 bytes");
+    return KB == 128 ? chunk ^ (row & 7) : chunk ^ ((row >> 1) & 3);
+}
+
+template <int KB> __device__ __forceinline__ unsigned chunk_at(int row, int chunk)
+{
+    return (unsigned)(row * KB + swizzle<KB>(row, chunk) * 16);
+}
+
+/* Queue copies of a tile of ROWS rows; rows past rows_left and bytes past bytes_left (a multiple of 16) become zero. */
+template <int ROWS, int KB, int THREADS>
+__device__ __forceinline__ void tile_load(unsigned to, const char *from, int64_t pitch, int64_t rows_left,
+                                          int bytes_left)
+{
+    constexpr int CHUNKS = KB / 16;
+#pragma unroll
+    for (int i = threadIdx.x; i < ROWS * CHUNKS; i += THREADS) {
+        const int row = i / CHUNKS, chunk = i % CHUNKS;
+        const bool ok = row < rows_left && chunk * 16 < bytes_left;
+        copy16(to + chunk_at<KB>(row, chunk), ok ? from + row * pitch + chunk * 16 : from, ok);
+    }
+}
+
+__device__ __forceinline__ void ldmatrix4(unsigned (&r)[4], unsigned at)
+{
+#if SWIN_HAVE_MMA
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(at));
+#endif
+}
+
+__device__ __forceinline__ void ldmatrix4_trans(unsigned (&r)[4], unsigned at)
+{
+#if SWIN_HAVE_MMA
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];\n"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(at));
+#endif
+}
+
+/* The 16-row A fragment of 32 bytes of k, rows from `row`, and the B fragments of two 8-column tiles from `row`. */
+template <int KB> __device__ __forceinline__ void load_a(unsigned (&a)[4], unsigned tile, int row, int step)
+{
+    const int lane = threadIdx.x & 31;
+    ldmatrix4(a, tile + chunk_at<KB>(row + (lane & 15), 2 * step + (lane >> 4)));
+}
+template <int KB> __device__ __forceinline__ void load_b(unsigned (&b)[4], unsigned tile, int row, int step)
+{
+    const int lane = threadIdx.x & 31;
+    ldmatrix4(b, tile + chunk_at<KB>(row + (lane & 7) + (lane >> 4) * 8, 2 * step + ((lane >> 3) & 1)));
+}
+
+/* What the tensor cores multiply. T: the type in memory. */
+struct mma_f16 {
+    using T = __half;
+    static __device__ __forceinline__ void prepare(unsigned (&)[4]) {}
+    static __device__ __forceinline__ void run(float (&c)[4], const unsigned (&a)[4], unsigned b0,
+                                               unsigned b1)
+    {
+#if SWIN_HAVE_MMA
+        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+                     "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"
+                     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#endif
+    }
+};
+
+struct mma_bf16 {
+    using T = __nv_bfloat16;
+    static __device__ __forceinline__ void prepare(unsigned (&)[4]) {}
+    static __device__ __forceinline__ void run(float (&c)[4], const unsigned (&a)[4], unsigned b0,
+                                               unsigned b1)
+    {
+#if SWIN_HAVE_MMA
+        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+                     "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"
+                     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#endif
+    }
+};
+
+/* Both operands are rounded here: the tensor cores would cut the low bits off. */
+struct mma_tf32 {
+    using T = float;
+    static __device__ __forceinline__ void prepare(unsigned (&v)[4])
+    {
+#if SWIN_HAVE_MMA
+#pragma unroll
+        for (int i = 0; i < 4; i++) asm volatile("cvt.rna.tf32.f32 %0, %0;\n" : "+r"(v[i]));
+#endif
+    }
+    static __device__ __forceinline__ void run(float (&c)[4], const unsigned (&a)[4], unsigned b0,
+                                               unsigned b1)
+    {
+#if SWIN_HAVE_MMA
+        asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
+                     "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"
+                     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#endif
+    }
+};
+
+/* ---- a GEMM's last step ------------------------------------------------------------------------------------- */
+
+/* Elements between the rows of an output tile in shared memory. */
+template <int BN> constexpr int out_pitch = BN + 8;
+
+/* Two neighbouring results into the staged tile: bias, activation, rounding. col: within the tile. */
+template <class T, int BN>
+__device__ __forceinline__ void stage_pair(T *tile, const swin_gemm &p, int row, int col, int n0, float a,
+                                           float b)
+{
+    if (p.bias && n0 + col < p.n) {
+        a += p.bias[n0 + col];
+        if (n0 + col + 1 < p.n) b += p.bias[n0 + col + 1];
+    }
+    a = activate<T>(a, p.act), b = activate<T>(b, p.act);
+    T *at = tile + row * out_pitch<BN> + col;
+    if constexpr (sizeof(T) == 4)
+        *reinterpret_cast<float2 *>(at) = make_float2(a, b);
+    else
+        *reinterpret_cast<unsigned *>(at) = pack2<T>(a, b);
+}
+
+/* The staged tile to memory: stored, or added to the residual (rounded once more, as a separate add would). */
+template <class T, int BM, int BN, int THREADS>
+__device__ __forceinline__ void store_tile(const T *tile, const swin_gemm &p, int64_t m0, int n0)
+{
+    constexpr int V = vec<T>::n;
+    const int64_t rows = p.m - m0;
+    if (p.n % V == 0 && p.ldy % V == 0 && (size_t)p.y % 16 == 0) {
+#pragma unroll 2
+        for (int i = threadIdx.x; i < BM * BN / V; i += THREADS) {
+            const int row = i / (BN / V), col = i % (BN / V) * V;
+            if (row >= rows || n0 + col >= p.n) continue;
+            const int64_t to = p.windows ? window_source(p.g, m0 + row) : m0 + row;
+            T *at = (T *)p.y + to * p.ldy + n0 + col;
+            const uint4 raw = *reinterpret_cast<const uint4 *>(tile + row * out_pitch<BN> + col);
+            if (!p.residual) {
+                *reinterpret_cast<uint4 *>(at) = raw;
+                continue;
+            }
+            vec<T> a, b;
+            a.load(at), b.from(raw);
+#pragma unroll
+            for (int k = 0; k < V; k++) a.v[k] += b.v[k];
+            a.store(at);
+        }
+        return;
+    }
+    for (int i = threadIdx.x; i < BM * BN; i += THREADS) {
+        const int row = i / BN, col = i % BN;
+        if (row >= rows || n0 + col >= p.n) continue;
+        const int64_t to = p.windows ? window_source(p.g, m0 + row) : m0 + row;
+        T *at = (T *)p.y + to * p.ldy + n0 + col;
+        const T v = tile[row * out_pitch<BN> + col];
+        *at = p.residual ? from_float<T>(to_float(*at) + to_float(v)) : v;
+    }
+}

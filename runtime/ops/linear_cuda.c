@@ -1,0 +1,207 @@
+/* Linear layers of the cuda backend and the half blocks made of them. */
+#include <stdlib.h>
+
+#include "runtime/base/half.h"
+#include "runtime/ops/cuda_dev.h"
+
+/* What swin_linear.packed points to. */
+typedef struct cuda_linear {
+    void *w;     /* device: [out][in] of the layer's type */
+    float *bias; /* device, or NULL */
+} cuda_linear;
+
+/* ---- weights ------------------------------------------------------------------------------------------------- */
+
+static swin_status upload_weights(swin_dev *dev, void *dst, const float *w, size_t n, swin_dtype dtype)
+{
+    if (dtype == SWIN_F32) return swin_upload_cuda(dev, dst, w, n * sizeof *w);
+    uint16_t *narrow = malloc(n * sizeof *narrow);
+    if (!narrow) return swin_fail(SWIN_ERR_MEM, "no memory for %zu weights", n);
+    for (size_t i = 0; i < n; i++)
+        narrow[i] = dtype == SWIN_F16 ? swin_f32_to_f16(w[i]) : swin_f32_to_bf16(w[i]);
+    const swin_status st = swin_upload_cuda(dev, dst, narrow, n * sizeof *narrow);
+    free(narrow);
+    return st;
+}
+
+void swin_linear_release_cuda(swin_dev *dev, swin_linear *l)
+{
+    cuda_linear *p = l->packed;
+    if (p) {
+        swin_free_cuda(dev, p->w);
+        swin_free_cuda(dev, p->bias);
+    }
+    free(p);
+    *l = (swin_linear){ 0 };
+}
+
+swin_status swin_linear_prepare_cuda(swin_dev *dev, swin_linear *l, const float *w, const float *bias,
+                                     int out, int in, swin_dtype dtype)
+{
+    *l = (swin_linear){ 0 };
+    if (out < 1 || in < 1) return swin_fail(SWIN_ERR_VALUE, "linear: a weight of %d x %d", out, in);
+    if (dtype != SWIN_F32 && dtype != SWIN_F16 && dtype != SWIN_BF16)
+        return swin_fail(SWIN_ERR_UNSUPPORTED, "linear: %s weights on cuda", swin_dtype_name(dtype));
+    cuda_linear *p = calloc(1, sizeof *p);
+    if (!p) return swin_fail(SWIN_ERR_MEM, "no memory for a linear layer");
+    *l = (swin_linear){ .in = in, .out = out, .dtype = dtype, .packed = p };
+    const size_t n = (size_t)out * (size_t)in;
+    void *b = NULL;
+    swin_status st = swin_alloc_cuda(dev, &p->w, n * swin_dtype_size(dtype));
+    if (st == SWIN_OK) st = upload_weights(dev, p->w, w, n, dtype);
+    if (st == SWIN_OK && bias) st = swin_alloc_cuda(dev, &b, (size_t)out * sizeof *bias);
+    p->bias = b;
+    if (st == SWIN_OK && bias) st = swin_upload_cuda(dev, b, bias, (size_t)out * sizeof *bias);
+    if (st != SWIN_OK)
+        swin_linear_release_cuda(dev, l);
+    else
+        l->bias = p->bias;
+    return st;
+}
+
+/* ---- products ------------------------------------------------------------------------------------------------ */
+
+static swin_gemm_math math_of(const swin_cuda *d, swin_dtype dtype)
+{
+    if (dtype == SWIN_F16) return SWIN_GEMM_F16;
+    if (dtype == SWIN_BF16) return SWIN_GEMM_BF16;
+    return d->tf32 && d->major >= 8 ? SWIN_GEMM_TF32 : SWIN_GEMM_FP32;
+}
+
+static int chosen_config(const swin_cuda *d, const swin_gemm *p)
+{
+    for (size_t i = 0; i < d->nchoices; i++) {
+        const swin_cuda_choice *c = &d->choices[i];
+        if (c->math == (int)p->math && c->n == p->n && c->k == p->k && c->m == p->m) return c->config;
+    }
+    return -1;
+}
+
+/* Tensor cores need sm_80; before it and for odd shapes there is the plain kernel. */
+static swin_status run_gemm(swin_cuda *d, const swin_gemm *p)
+{
+    cudaError_t e = cudaErrorNotSupported;
+    if (d->major >= 8 || p->math == SWIN_GEMM_FP32)
+        e = swin_gemm_launch(d->stream, p, chosen_config(d, p), d->multiprocessors);
+    if (e == cudaErrorNotSupported) e = swin_gemm_any_launch(d->stream, p);
+    return swin_cuda_status(e, "linear");
+}
+
+static swin_status check_linear(const char *op, const swin_tensor *y, const swin_tensor *x,
+                                const swin_linear *l)
+{
+    if (x->dtype != l->dtype || y->dtype != l->dtype)
+        return swin_fail(SWIN_ERR_UNSUPPORTED, "%s: a %s layer between %s and %s", op,
+                         swin_dtype_name(l->dtype), swin_dtype_name(x->dtype), swin_dtype_name(y->dtype));
+    if (x->cols != l->in || y->cols != l->out || x->rows != y->rows || x->ld < x->cols || y->ld < y->cols)
+        return swin_fail(SWIN_ERR_VALUE, "%s: %lld x %lld through %d -> %d into %lld x %lld", op,
+                         (long long)x->rows, (long long)x->cols, l->in, l->out, (long long)y->rows,
+                         (long long)y->cols);
+    return SWIN_OK;
+}
+
+static swin_gemm gemm_of(swin_cuda *d, const swin_tensor *y, const swin_tensor *x, const swin_linear *l)
+{
+    const cuda_linear *p = l->packed;
+    return (swin_gemm){ .math = math_of(d, l->dtype),
+                        .m = x->rows,
+                        .n = l->out,
+                        .k = l->in,
+                        .x = x->data,
+                        .ldx = x->ld,
+                        .w = p->w,
+                        .ldw = l->in,
+                        .bias = l->bias,
+                        .y = y->data,
+                        .ldy = y->ld };
+}
+
+swin_status swin_linear_cuda(swin_dev *dev, swin_tensor *y, const swin_tensor *x, const swin_linear *l,
+                             bool with_bias, swin_act act)
+{
+    swin_cuda *d = swin_cuda_of(dev);
+    SWIN_TRY(check_linear("linear", y, x, l));
+    swin_gemm p = gemm_of(d, y, x, l);
+    if (!with_bias) p.bias = NULL;
+    p.act = act;
+    return run_gemm(d, &p);
+}
+
+swin_status swin_linear_residual_cuda(swin_dev *dev, swin_tensor *residual, const swin_tensor *x,
+                                      const swin_linear *l, const swin_windows *g)
+{
+    swin_cuda *d = swin_cuda_of(dev);
+    SWIN_TRY(check_linear("linear_residual", residual, x, l));
+    swin_gemm p = gemm_of(d, residual, x, l);
+    p.residual = true;
+    p.windows = g != NULL;
+    if (g) p.g = *g;
+    return run_gemm(d, &p);
+}
+
+/* ---- half blocks --------------------------------------------------------------------------------------------- */
+
+static size_t padded(size_t bytes)
+{
+    return (bytes + 255) & ~(size_t)255;
+}
+
+/* Two scratch matrices of x's rows and type. */
+static swin_status two_matrices(swin_cuda *d, swin_tensor *a, int64_t a_cols, swin_tensor *b, int64_t b_cols,
+                                const swin_tensor *x)
+{
+    const size_t unit = swin_dtype_size(x->dtype), rows = (size_t)x->rows;
+    const size_t first = padded(rows * (size_t)a_cols * unit), second = padded(rows * (size_t)b_cols * unit);
+    void *p;
+    SWIN_TRY(swin_cuda_work(d, &p, first + second));
+    *a = swin_matrix(p, x->dtype, x->rows, a_cols);
+    *b = swin_matrix((char *)p + first, x->dtype, x->rows, b_cols);
+    return SWIN_OK;
+}
+
+/* The windows stay where they are: attention alone gathers and scatters them, so everything else runs in image order. */
+swin_status swin_attention_half_cuda(swin_dev *dev, swin_tensor *x, const swin_norm *n,
+                                     const swin_linear *qkv, const swin_linear *proj, const swin_attention *a,
+                                     const swin_windows *g)
+{
+    swin_cuda *d = swin_cuda_of(dev);
+    swin_tensor normed, wide;
+    SWIN_TRY(two_matrices(d, &normed, x->cols, &wide, qkv->out, x));
+    SWIN_TRY(swin_cuda_status(swin_norm_launch(d->stream, &normed, x, n, SWIN_ROWS_SAME, NULL), "layernorm"));
+    SWIN_TRY(swin_linear_cuda(dev, &wide, &normed, qkv, true, SWIN_ACT_NONE));
+    SWIN_TRY(swin_attention_run_cuda(
+        dev, &(swin_attention_args){ .a = *a, .g = *g, .qkv = wide, .out = normed, .image_order = true },
+        SWIN_ATTENTION_ALL));
+    return swin_linear_residual_cuda(dev, x, &normed, proj, NULL);
+}
+
+swin_status swin_mlp_half_cuda(swin_dev *dev, swin_tensor *x, const swin_norm *n, const swin_linear *fc1,
+                               const swin_linear *fc2)
+{
+    swin_cuda *d = swin_cuda_of(dev);
+    swin_tensor normed, hidden;
+    SWIN_TRY(two_matrices(d, &normed, x->cols, &hidden, fc1->out, x));
+    SWIN_TRY(swin_cuda_status(swin_norm_launch(d->stream, &normed, x, n, SWIN_ROWS_SAME, NULL), "layernorm"));
+    SWIN_TRY(swin_linear_cuda(dev, &hidden, &normed, fc1, true, SWIN_ACT_GELU));
+    return swin_linear_residual_cuda(dev, x, &hidden, fc2, NULL);
+}
+
+swin_status swin_patch_embed_cuda(swin_dev *dev, swin_tensor *out, const float *images, int batch, int size,
+                                  const swin_patch_embed *p)
+{
+    swin_cuda *d = swin_cuda_of(dev);
+    const int side = p->patch > 0 ? size / p->patch : 0;
+    const int64_t rows = (int64_t)batch * side * side;
+    if (side < 1 || size % p->patch != 0 || out->rows != rows ||
+        p->proj->in != p->in_chans * p->patch * p->patch)
+        return swin_fail(SWIN_ERR_VALUE, "patch_embed: %d images of %d pixels in patches of %d, %lld rows",
+                         batch, size, p->patch, (long long)out->rows);
+    swin_tensor patches = { .dtype = out->dtype, .rows = rows, .cols = p->proj->in, .ld = p->proj->in }, y;
+    SWIN_TRY(two_matrices(d, &patches, p->proj->in, &y, p->proj->out, &patches));
+    SWIN_TRY(swin_cuda_status(swin_patches_launch(d->stream, &patches, images, p->in_chans, size, p->patch),
+                              "patch_embed"));
+    if (!p->norm.gamma) return swin_linear_cuda(dev, out, &patches, p->proj, true, SWIN_ACT_NONE);
+    SWIN_TRY(swin_linear_cuda(dev, &y, &patches, p->proj, true, SWIN_ACT_NONE));
+    return swin_cuda_status(swin_norm_launch(d->stream, out, &y, &p->norm, SWIN_ROWS_SAME, NULL),
+                            "layernorm");
+}

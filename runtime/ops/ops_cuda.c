@@ -1,0 +1,415 @@
+/* The cuda backend: one NVIDIA GPU. Its device, its table, and the operators that are one kernel each. */
+#include "runtime/ops/cuda_dev.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+extern const swin_ops swin_ops_cuda;
+
+swin_status swin_cuda_status(cudaError_t e, const char *what)
+{
+    if (e == cudaSuccess) return SWIN_OK;
+    if (e == cudaErrorNotSupported)
+        return swin_fail(SWIN_ERR_UNSUPPORTED, "%s: the cuda backend does not take this shape or type", what);
+    if (e == cudaErrorMemoryAllocation) return swin_fail(SWIN_ERR_MEM, "%s: no GPU memory", what);
+    return swin_fail(SWIN_ERR_DEVICE, "%s: %s (%s)", what, cudaGetErrorString(e), cudaGetErrorName(e));
+}
+
+/* ---- device -------------------------------------------------------------------------------------------------- */
+
+static void cuda_close(swin_dev *dev)
+{
+    if (!dev) return;
+    swin_cuda *d = swin_cuda_of(dev);
+    if (d->stream) cudaStreamSynchronize(d->stream);
+    for (int i = 0; i < 2; i++) {
+        if (d->stages[i].copied) cudaEventDestroy(d->stages[i].copied);
+        if (d->stages[i].pinned) cudaFreeHost(d->stages[i].pinned);
+    }
+    cudaFree(d->scratch);
+    cudaFree(d->work);
+    if (d->stream) cudaStreamDestroy(d->stream);
+    free(d->choices);
+    free(d);
+}
+
+/* Which GPU, if any: the driver is opened by the CUDA runtime, which is linked statically. */
+static swin_status find_gpu(swin_cuda *d, int device)
+{
+    int count = 0;
+    const cudaError_t e = cudaGetDeviceCount(&count);
+    if (e != cudaSuccess) {
+        cudaGetLastError();
+        return swin_fail(SWIN_ERR_DEVICE, "--backend cuda: no GPU to use: %s", cudaGetErrorString(e));
+    }
+    if (device < 0 || device >= count)
+        return swin_fail(SWIN_ERR_DEVICE, "--device %d: there are %d GPUs", device, count);
+    struct cudaDeviceProp prop;
+    SWIN_TRY(swin_cuda_status(cudaGetDeviceProperties(&prop, device), "a GPU's properties"));
+    d->device = device;
+    d->multiprocessors = prop.multiProcessorCount;
+    d->major = prop.major, d->minor = prop.minor;
+    d->memory = prop.totalGlobalMem, d->l2 = (size_t)prop.l2CacheSize;
+    snprintf(d->name, sizeof d->name, "%s", prop.name);
+    if (10 * d->major + d->minor < 75)
+        return swin_fail(SWIN_ERR_DEVICE, "--device %d: %s is older than sm_75", device, d->name);
+    return SWIN_OK;
+}
+
+static swin_status set_up(swin_cuda *d, const swin_dev_opts *opts)
+{
+    SWIN_TRY(find_gpu(d, opts ? opts->device : 0));
+    SWIN_TRY(swin_cuda_status(cudaSetDevice(d->device), "cudaSetDevice"));
+    SWIN_TRY(swin_cuda_status(cudaRuntimeGetVersion(&d->runtime), "the runtime's version"));
+    SWIN_TRY(swin_cuda_status(cudaDriverGetVersion(&d->driver), "the driver's version"));
+    SWIN_TRY(swin_cuda_status(cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking), "a stream"));
+    SWIN_TRY(swin_alloc_cuda(&d->base, (void **)&d->scratch, sizeof *d->scratch));
+    return swin_cuda_status(cudaMemsetAsync(d->scratch, 0, sizeof *d->scratch, d->stream), "cudaMemset");
+}
+
+static swin_status cuda_open(swin_dev **dev, const swin_dev_opts *opts)
+{
+    *dev = NULL;
+    swin_cuda *d = calloc(1, sizeof *d);
+    if (!d) return swin_fail(SWIN_ERR_MEM, "no memory for the cuda backend");
+    d->base.ops = &swin_ops_cuda;
+    d->tf32 = opts && opts->tf32;
+    const swin_status st = set_up(d, opts);
+    if (st != SWIN_OK) {
+        cuda_close(&d->base);
+        return st;
+    }
+    *dev = &d->base;
+    return SWIN_OK;
+}
+
+/* The kernels are this program's own: results depend on the chip's generation, not on a library. */
+static void cuda_engine(swin_dev *dev, char *text, size_t size)
+{
+    const swin_cuda *d = swin_cuda_of(dev);
+    snprintf(text, size, "cuda: %s, sm_%d%d, float32 GEMMs %s, CUDA %d.%d", d->name, d->major, d->minor,
+             d->tf32 && d->major >= 8 ? "in TF32" : "in float32", d->runtime / 1000, d->runtime % 1000 / 10);
+}
+
+static int cuda_threads(swin_dev *dev)
+{
+    (void)dev;
+    return 1;
+}
+
+/* A kernel wants as many rows as there are. */
+static int cuda_chunk(swin_dev *dev, size_t bytes_per_image, int batch)
+{
+    (void)dev;
+    (void)bytes_per_image;
+    return batch;
+}
+
+static swin_status cuda_memory(swin_dev *dev, size_t *free_bytes, size_t *total_bytes)
+{
+    SWIN_TRY(swin_cuda_status(cudaSetDevice(swin_cuda_of(dev)->device), "cudaSetDevice"));
+    return swin_cuda_status(cudaMemGetInfo(free_bytes, total_bytes), "cudaMemGetInfo");
+}
+
+/* ---- graphs -------------------------------------------------------------------------------------------------- */
+
+struct swin_graph {
+    cudaGraphExec_t exec;
+};
+
+static swin_status cuda_graph_begin(swin_dev *dev)
+{
+    swin_cuda *d = swin_cuda_of(dev);
+    SWIN_TRY(
+        swin_cuda_status(cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeThreadLocal), "a graph"));
+    d->capturing = true;
+    return SWIN_OK;
+}
+
+static swin_status cuda_graph_end(swin_dev *dev, swin_graph **graph)
+{
+    swin_cuda *d = swin_cuda_of(dev);
+    cudaGraph_t recorded = NULL;
+    *graph = NULL;
+    d->capturing = false;
+    SWIN_TRY(swin_cuda_status(cudaStreamEndCapture(d->stream, &recorded), "a graph"));
+    swin_graph *g = calloc(1, sizeof *g);
+    swin_status st = g ? SWIN_OK : swin_fail(SWIN_ERR_MEM, "no memory for a graph");
+    if (st == SWIN_OK) st = swin_cuda_status(cudaGraphInstantiate(&g->exec, recorded, 0), "a graph");
+    cudaGraphDestroy(recorded);
+    if (st != SWIN_OK)
+        free(g);
+    else
+        *graph = g;
+    return st;
+}
+
+static swin_status cuda_graph_launch(swin_dev *dev, swin_graph *graph)
+{
+    return swin_cuda_status(cudaGraphLaunch(graph->exec, swin_cuda_of(dev)->stream), "a graph's launch");
+}
+
+static void cuda_graph_free(swin_dev *dev, swin_graph *graph)
+{
+    (void)dev;
+    if (graph) cudaGraphExecDestroy(graph->exec);
+    free(graph);
+}
+
+/* ---- operators ----------------------------------------------------------------------------------------------- */
+
+static swin_status check(const char *op, const swin_tensor *a, const swin_tensor *b, int64_t rows,
+                         int64_t cols)
+{
+    if (a->dtype != b->dtype || a->dtype > SWIN_BF16)
+        return swin_fail(SWIN_ERR_UNSUPPORTED, "%s: %s and %s on cuda", op, swin_dtype_name(a->dtype),
+                         swin_dtype_name(b->dtype));
+    if (a->rows != rows || a->cols != cols || a->ld < a->cols || b->ld < b->cols)
+        return swin_fail(SWIN_ERR_VALUE, "%s: %lld x %lld where %lld x %lld belongs", op, (long long)a->rows,
+                         (long long)a->cols, (long long)rows, (long long)cols);
+    return SWIN_OK;
+}
+
+static swin_status check_windows(const char *op, const swin_windows *g, int64_t rows)
+{
+    if (g->window < 1 || g->height % g->window || g->width % g->window || g->shift < 0 ||
+        g->shift >= g->height || g->shift >= g->width)
+        return swin_fail(SWIN_ERR_VALUE, "%s: windows of %d, shift %d, on a map of %d x %d", op, g->window,
+                         g->shift, g->height, g->width);
+    if (swin_windows_tokens(g) != rows)
+        return swin_fail(SWIN_ERR_VALUE, "%s: %lld rows for %d maps of %d x %d", op, (long long)rows,
+                         g->images, g->height, g->width);
+    return SWIN_OK;
+}
+
+static swin_status cuda_layernorm(swin_dev *dev, swin_tensor *out, const swin_tensor *x, const swin_norm *n)
+{
+    SWIN_TRY(check("layernorm", out, x, x->rows, x->cols));
+    return swin_cuda_status(swin_norm_launch(swin_cuda_of(dev)->stream, out, x, n, SWIN_ROWS_SAME, NULL),
+                            "layernorm");
+}
+
+static swin_status cuda_layernorm_windows(swin_dev *dev, swin_tensor *out, const swin_tensor *x,
+                                          const swin_norm *n, const swin_windows *g)
+{
+    SWIN_TRY(check("layernorm_windows", out, x, x->rows, x->cols));
+    SWIN_TRY(check_windows("layernorm_windows", g, x->rows));
+    return swin_cuda_status(swin_norm_launch(swin_cuda_of(dev)->stream, out, x, n, SWIN_ROWS_WINDOWS, g),
+                            "layernorm_windows");
+}
+
+static swin_status cuda_layernorm_merge(swin_dev *dev, swin_tensor *out, const swin_tensor *x,
+                                        const swin_norm *n, const swin_windows *g)
+{
+    SWIN_TRY(check("layernorm_merge", out, x, x->rows / 4, 4 * x->cols));
+    if (g->height % 2 || g->width % 2 || swin_windows_tokens(g) != x->rows)
+        return swin_fail(SWIN_ERR_VALUE, "layernorm_merge: a map of %d x %d", g->height, g->width);
+    return swin_cuda_status(swin_norm_launch(swin_cuda_of(dev)->stream, out, x, n, SWIN_ROWS_MERGE, g),
+                            "layernorm_merge");
+}
+
+static swin_status cuda_bias_act(swin_dev *dev, swin_tensor *y, const float *bias, swin_act act)
+{
+    SWIN_TRY(check("bias_act", y, y, y->rows, y->cols));
+    return swin_cuda_status(swin_bias_act_launch(swin_cuda_of(dev)->stream, y, bias, act), "bias_act");
+}
+
+static swin_status cuda_residual_add(swin_dev *dev, swin_tensor *residual, const swin_tensor *y,
+                                     const swin_windows *g)
+{
+    SWIN_TRY(check("residual_add", residual, y, y->rows, y->cols));
+    if (g) SWIN_TRY(check_windows("residual_add", g, y->rows));
+    return swin_cuda_status(swin_residual_add_launch(swin_cuda_of(dev)->stream, residual, y, g),
+                            "residual_add");
+}
+
+static swin_status cuda_mean_tokens(swin_dev *dev, swin_tensor *out, const swin_tensor *x, int tokens)
+{
+    if (tokens < 1) return swin_fail(SWIN_ERR_VALUE, "mean_tokens: %d tokens", tokens);
+    SWIN_TRY(check("mean_tokens", out, x, x->rows / tokens, x->cols));
+    return swin_cuda_status(swin_mean_tokens_launch(swin_cuda_of(dev)->stream, out, x, tokens),
+                            "mean_tokens");
+}
+
+/* Tensor cores where they take the shape, the kernel for all shapes elsewhere. */
+swin_status swin_attention_run_cuda(swin_dev *dev, const swin_attention_args *args, swin_attention_part part)
+{
+    swin_cuda *d = swin_cuda_of(dev);
+    cudaError_t e = cudaErrorNotSupported;
+    if (d->major >= 8) e = swin_attention_mma_launch(d->stream, args, part, d->multiprocessors);
+    if (e == cudaErrorNotSupported) e = swin_attention_any_launch(d->stream, args, part);
+    return swin_cuda_status(e, "attention");
+}
+
+static swin_status check_attention(const swin_attention *a, const swin_windows *g, const swin_tensor *rows,
+                                   const swin_tensor *s)
+{
+    const int64_t n = (int64_t)g->window * g->window;
+    if (rows) SWIN_TRY(check_windows("attention", g, rows->rows));
+    if (a->heads < 1 || a->head_size < 1)
+        return swin_fail(SWIN_ERR_VALUE, "attention: %d heads of %d", a->heads, a->head_size);
+    if (s && (s->cols != n || s->rows != swin_windows_tokens(g) * a->heads || s->dtype > SWIN_BF16))
+        return swin_fail(SWIN_ERR_VALUE, "attention: %lld x %lld scores for windows of %lld tokens",
+                         (long long)s->rows, (long long)s->cols, (long long)n);
+    return SWIN_OK;
+}
+
+static swin_status check_qkv(const swin_tensor *qkv, const swin_attention *a)
+{
+    return check("attention", qkv, qkv, qkv->rows, (int64_t)3 * a->heads * a->head_size);
+}
+
+static swin_status cuda_attention(swin_dev *dev, swin_tensor *out, const swin_tensor *qkv,
+                                  const swin_attention *a, const swin_windows *g)
+{
+    SWIN_TRY(check_attention(a, g, qkv, NULL));
+    SWIN_TRY(check_qkv(qkv, a));
+    SWIN_TRY(check("attention", out, qkv, qkv->rows, (int64_t)a->heads * a->head_size));
+    return swin_attention_run_cuda(dev, &(swin_attention_args){ .a = *a, .g = *g, .qkv = *qkv, .out = *out },
+                                   SWIN_ATTENTION_ALL);
+}
+
+static swin_status cuda_scores(swin_dev *dev, swin_tensor *s, const swin_tensor *qkv, const swin_attention *a,
+                               const swin_windows *g)
+{
+    SWIN_TRY(check_attention(a, g, qkv, s));
+    SWIN_TRY(check_qkv(qkv, a));
+    SWIN_TRY(check("scores", s, qkv, s->rows, s->cols));
+    return swin_attention_run_cuda(dev, &(swin_attention_args){ .a = *a, .g = *g, .qkv = *qkv, .s = *s },
+                                   SWIN_ATTENTION_SCORES);
+}
+
+static swin_status cuda_softmax(swin_dev *dev, swin_tensor *s, const swin_attention *a, const swin_windows *g)
+{
+    SWIN_TRY(check_attention(a, g, NULL, s));
+    return swin_attention_run_cuda(dev, &(swin_attention_args){ .a = *a, .g = *g, .s = *s },
+                                   SWIN_ATTENTION_SOFTMAX);
+}
+
+static swin_status cuda_weighted_sum(swin_dev *dev, swin_tensor *out, const swin_tensor *s,
+                                     const swin_tensor *qkv, const swin_attention *a, const swin_windows *g)
+{
+    SWIN_TRY(check_attention(a, g, qkv, s));
+    SWIN_TRY(check_qkv(qkv, a));
+    SWIN_TRY(check("weighted_sum", out, qkv, qkv->rows, (int64_t)a->heads * a->head_size));
+    SWIN_TRY(check("weighted_sum", s, qkv, s->rows, s->cols));
+    return swin_attention_run_cuda(
+        dev, &(swin_attention_args){ .a = *a, .g = *g, .qkv = *qkv, .s = *s, .out = *out },
+        SWIN_ATTENTION_SUM);
+}
+
+static swin_status cuda_fake_quant(swin_dev *dev, swin_tensor *x, float scale, int zero_point, int qmin,
+                                   int qmax)
+{
+    SWIN_TRY(check("fake_quant", x, x, x->rows, x->cols));
+    if (!(scale > 0) || qmin >= qmax)
+        return swin_fail(SWIN_ERR_VALUE, "fake_quant: scale %g, codes %d to %d", (double)scale, qmin, qmax);
+    return swin_cuda_status(
+        swin_fake_quant_launch(swin_cuda_of(dev)->stream, x, scale, zero_point, qmin, qmax), "fake_quant");
+}
+
+static swin_status cuda_round_to(swin_dev *dev, swin_tensor *x, swin_dtype dtype)
+{
+    SWIN_TRY(check("round_to", x, x, x->rows, x->cols));
+    return swin_cuda_status(swin_round_to_launch(swin_cuda_of(dev)->stream, x, dtype), "round_to");
+}
+
+/* ---- observers ----------------------------------------------------------------------------------------------- */
+
+struct swin_observer {
+    swin_observer_state *state; /* device */
+};
+
+static void cuda_observer_free(swin_dev *dev, swin_observer *o)
+{
+    if (!o) return;
+    swin_free_cuda(dev, o->state);
+    free(o);
+}
+
+static swin_status cuda_observer_create(swin_dev *dev, swin_observer **out)
+{
+    *out = NULL;
+    swin_observer *o = calloc(1, sizeof *o);
+    if (!o) return swin_fail(SWIN_ERR_MEM, "no memory for an observer");
+    swin_status st = swin_alloc_cuda(dev, (void **)&o->state, sizeof *o->state);
+    if (st == SWIN_OK)
+        st = swin_cuda_status(swin_observer_reset_launch(swin_cuda_of(dev)->stream, o->state), "an observer");
+    if (st != SWIN_OK) {
+        cuda_observer_free(dev, o);
+        return st;
+    }
+    *out = o;
+    return SWIN_OK;
+}
+
+static swin_status cuda_observe(swin_dev *dev, swin_observer *o, const swin_tensor *x)
+{
+    swin_cuda *d = swin_cuda_of(dev);
+    SWIN_TRY(check("observe", x, x, x->rows, x->cols));
+    return swin_cuda_status(swin_observe_launch(d->stream, o->state, d->scratch, x, d->multiprocessors),
+                            "observe");
+}
+
+static swin_status cuda_observer_read(swin_dev *dev, const swin_observer *o, swin_observed *out)
+{
+    swin_observer_state *s = malloc(sizeof *s);
+    if (!s) return swin_fail(SWIN_ERR_MEM, "no memory to read an observer");
+    const swin_status st = swin_download_cuda(dev, s, o->state, sizeof *s);
+    if (st == SWIN_OK) {
+        const bool any = s->min <= s->max;
+        out->count = s->count, out->nonfinite = s->nonfinite;
+        out->min = any ? swin_observer_float(s->min) : 0;
+        out->max = any ? swin_observer_float(s->max) : 0;
+        out->bin_width = any ? s->width : SWIN_HIST_MIN_WIDTH;
+        for (int i = 0; i < SWIN_HIST_BINS; i++) out->hist[i] = s->hist[i];
+    }
+    free(s);
+    return st;
+}
+
+const swin_ops swin_ops_cuda = {
+    .name = "cuda",
+    .help = "one NVIDIA GPU (sm_75 or newer): tensor cores for fp16, bf16 and, on request, tf32",
+    .open = cuda_open,
+    .close = cuda_close,
+    .engine = cuda_engine,
+    .threads = cuda_threads,
+    .alloc = swin_alloc_cuda,
+    .free = swin_free_cuda,
+    .upload = swin_upload_cuda,
+    .download = swin_download_cuda,
+    .copy = swin_copy_cuda,
+    .sync = swin_sync_cuda,
+    .chunk = cuda_chunk,
+    .linear_prepare = swin_linear_prepare_cuda,
+    .linear_release = swin_linear_release_cuda,
+    .patch_embed = swin_patch_embed_cuda,
+    .layernorm = cuda_layernorm,
+    .layernorm_windows = cuda_layernorm_windows,
+    .layernorm_merge = cuda_layernorm_merge,
+    .linear = swin_linear_cuda,
+    .linear_residual = swin_linear_residual_cuda,
+    .bias_act = cuda_bias_act,
+    .residual_add = cuda_residual_add,
+    .attention = cuda_attention,
+    .scores = cuda_scores,
+    .softmax = cuda_softmax,
+    .weighted_sum = cuda_weighted_sum,
+    .mean_tokens = cuda_mean_tokens,
+    .attention_half = swin_attention_half_cuda,
+    .mlp_half = swin_mlp_half_cuda,
+    .fake_quant = cuda_fake_quant,
+    .round_to = cuda_round_to,
+    .observer_create = cuda_observer_create,
+    .observer_free = cuda_observer_free,
+    .observe = cuda_observe,
+    .observer_read = cuda_observer_read,
+    .native_half = true,
+    .graph_begin = cuda_graph_begin,
+    .graph_end = cuda_graph_end,
+    .graph_launch = cuda_graph_launch,
+    .graph_free = cuda_graph_free,
+    .memory = cuda_memory,
+};

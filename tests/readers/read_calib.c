@@ -28,5 +28,5 @@ int main(int argc, char **argv)
     hid_t f = argc == 2 ? H5Fopen(argv[1], H5F_ACC_RDONLY, H5P_DEFAULT) : -1;
     if (f < 0 || number(f, "schema") > 1) return fprintf(stderr, "no file, or a newer schema\n"), 1;
     hid_t sites = H5Gopen2(f, "sites", H5P_DEFAULT);
-    return H5Literate(sites, H5_INDEX_NAME, H5_ITER_INC, NULL, site, NULL) < 0; /* CRT_ORDER: forward order */
+    return H5Literate(sites, H5_INDEX_CRT_ORDER, H5_ITER_INC, NULL, site, NULL) < 0; /* forward order */
 }

@@ -22,10 +22,12 @@ typedef struct eval_options {
 #define EVAL_ENGINES_MAX 5
 
 /* A precision that can be run. */
+typedef enum eval_form { EVAL_FLOAT, EVAL_INTEGER, EVAL_SIM } eval_form;
+
 typedef struct eval_kind {
     const char *name;
-    bool int8;
-    swin_dtype dtype;
+    eval_form form;   /* all but EVAL_FLOAT need a calibration file */
+    swin_dtype dtype; /* of what is float */
 } eval_kind;
 
 typedef struct eval_engine {

@@ -2,15 +2,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "quant/plan.h"
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
 #include "runtime/main_eval.h"
 
 static const eval_kind kinds[] = {
-    { "fp32", false, SWIN_F32 },
-    { "fp16", false, SWIN_F16 },
-    { "bf16", false, SWIN_BF16 },
-    { "int8-sim", true, SWIN_F32 },
+    { "fp32", EVAL_FLOAT, SWIN_F32 },   { "fp16", EVAL_FLOAT, SWIN_F16 },   { "bf16", EVAL_FLOAT, SWIN_BF16 },
+    { "int8", EVAL_INTEGER, SWIN_F32 }, { "int8-sim", EVAL_SIM, SWIN_F32 },
 };
 _Static_assert(SWIN_COUNT(kinds) <= EVAL_ENGINES_MAX, "room for every precision");
 
@@ -29,10 +28,6 @@ swin_status eval_job_choose(eval_job *j)
 {
     const eval_options *o = j->o;
     const char *list = o->precision ? o->precision : o->calib ? "fp32,fp16,int8-sim" : "fp32,fp16";
-    if (has_word(list, "int8"))
-        return swin_fail(
-            SWIN_ERR_UNSUPPORTED,
-            "--precision int8: this build has no integer engine; int8-sim simulates its arithmetic");
     bool judged = false;
     for (size_t k = 0; k < SWIN_COUNT(kinds); k++) {
         const bool listed = has_word(list, kinds[k].name),
@@ -43,7 +38,7 @@ swin_status eval_job_choose(eval_job *j)
                       base ? "--max-drop is measured against it" : "the reference");
         j->engines[j->count++] = (eval_engine){ .kind = &kinds[k], .listed = listed };
         judged = judged || (k > 0 && kinds[k].dtype != SWIN_F16);
-        if (kinds[k].int8) SWIN_TRY(swin_need_file("--calib", o->calib));
+        if (kinds[k].form != EVAL_FLOAT) SWIN_TRY(swin_need_file("--calib", o->calib));
     }
     if (o->max_drop < 100 && !judged)
         return swin_fail(SWIN_ERR_USAGE,
@@ -57,13 +52,22 @@ static swin_status create_engine(eval_job *j, eval_engine *e)
     e->logits = malloc(floats * sizeof *e->logits);
     if (!e->logits)
         return swin_fail(SWIN_ERR_MEM, "--batch-size %d: no memory for the logits", j->o->batch_size);
-    if (e->kind->int8) {
-        const swin_granularity g = strcmp(j->o->weight_granularity, "tensor") == 0 ? SWIN_PER_TENSOR
-                                                                                   : SWIN_PER_CHANNEL;
+    const swin_granularity g = strcmp(j->o->weight_granularity, "tensor") == 0 ? SWIN_PER_TENSOR
+                                                                               : SWIN_PER_CHANNEL;
+    if (e->kind->form == EVAL_SIM)
         return swin_sim_create(&e->sim, j->model.dev, &j->calib, &j->model.weights, g);
+    swin_plan plan = { 0 };
+    swin_net_opts opts = { .dtype = e->kind->dtype };
+    swin_status st = SWIN_OK;
+    if (e->kind->form == EVAL_INTEGER) {
+        st = swin_plan_create(&plan, &j->calib, g);
+        opts.plan = &plan;
     }
-    const swin_net_opts opts = { .dtype = e->kind->dtype };
-    return swin_net_create(&e->net, j->model.dev, &j->model.config, &j->model.weights, &opts);
+    if (st == SWIN_OK)
+        st = swin_net_create(&e->net, j->model.dev, &j->model.config, &j->model.weights, &opts);
+    if (st == SWIN_ERR_UNSUPPORTED) st = swin_fail_context(st, "--precision %s", e->kind->name);
+    swin_plan_free(&plan);
+    return st;
 }
 
 static swin_status forward(eval_job *j, int e, const float *images, int n, int at, const swin_tap *tap)
@@ -180,7 +184,7 @@ static swin_status open_calib(eval_job *j)
 {
     const char *path = j->o->calib;
     bool needed = false;
-    for (int e = 0; e < j->count; e++) needed = needed || j->engines[e].kind->int8;
+    for (int e = 0; e < j->count; e++) needed = needed || j->engines[e].kind->form != EVAL_FLOAT;
     if (path && !needed) swin_note("--calib %s: no precision listed needs it", path);
     if (!needed) return SWIN_OK;
     SWIN_TRY(swin_calib_file_read(&j->calib, path, false));
@@ -205,10 +209,10 @@ swin_status eval_job_open(eval_job *j)
     for (int e = 0; e < j->count; e++) {
         eval_engine *g = &j->engines[e];
         SWIN_TRY(create_engine(j, g));
-        j->report.rows[e] =
-            (swin_eval_row){ .precision = g->kind->name,
-                             .emulated = g->kind->int8 || (emulates && g->kind->dtype != SWIN_F32),
-                             .listed = g->listed };
+        const bool halves = g->kind->form == EVAL_FLOAT && g->kind->dtype != SWIN_F32;
+        j->report.rows[e] = (swin_eval_row){ .precision = g->kind->name,
+                                             .emulated = g->kind->form == EVAL_SIM || (emulates && halves),
+                                             .listed = g->listed };
     }
     j->report.nrows = j->count;
     return open_watchers(j);

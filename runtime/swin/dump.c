@@ -13,7 +13,7 @@ enum { BLOCK = SWIN_DUMP_IMAGES_MAX };
 struct swin_dump {
     swin_h5 *file;
     const swin_config *config;
-    const char *const *names;
+    const char **names; /* owned array, borrowed strings */
     int engines;
     int rows;               /* waiting */
     int64_t images, tapped; /* written or waiting; of them, with layer outputs */
@@ -30,11 +30,12 @@ swin_status swin_dump_create(swin_dump **out, const char *path, const swin_confi
     swin_dump *d = calloc(1, sizeof *d);
     if (!d) return swin_fail(SWIN_ERR_MEM, "%s: no memory to write it", path);
     d->config = c;
-    d->names = names;
+    d->names = calloc((size_t)engines, sizeof *d->names);
     d->engines = engines;
     d->logits = calloc((size_t)engines * BLOCK * (size_t)c->num_classes, sizeof *d->logits);
-    const swin_status st = d->logits ? swin_h5_create(&d->file, path)
-                                     : swin_fail(SWIN_ERR_MEM, "%s: no memory to write it", path);
+    if (d->names) memcpy(d->names, names, (size_t)engines * sizeof *names);
+    const swin_status st = d->names && d->logits ? swin_h5_create(&d->file, path)
+                                                 : swin_fail(SWIN_ERR_MEM, "%s: no memory to write it", path);
     if (st != SWIN_OK) {
         swin_dump_close(d);
         return st;
@@ -47,6 +48,7 @@ void swin_dump_close(swin_dump *d)
 {
     if (!d) return;
     swin_h5_close(d->file);
+    free(d->names);
     free(d->logits);
     free(d->text);
     free(d);

@@ -22,7 +22,7 @@
 
 typedef struct swin_dump swin_dump;
 
-/* A new file with room for the named engines. c and names must outlive the dump. */
+/* A new file with room for the named engines. c and the names themselves must outlive the dump. */
 swin_status swin_dump_create(swin_dump **d, const char *path, const swin_config *c, const char *const *names,
                              int engines);
 

@@ -46,7 +46,8 @@ static double row_sqnr(const swin_eval_report *r, const swin_eval_row *row)
     return row == &r->rows[0] ? NAN : swin_accuracy_sqnr(&row->acc);
 }
 
-static void text_row(const swin_eval_report *r, const swin_eval_row *row, FILE *out)
+/* Says whether the row has brackets. */
+static bool text_row(const swin_eval_report *r, const swin_eval_row *row, FILE *out)
 {
     const bool int8 = strncmp(row->precision, "int8", 4) == 0;
     const swin_eval_row *base = base_of(r, row);
@@ -61,6 +62,7 @@ static void text_row(const swin_eval_report *r, const swin_eval_row *row, FILE *
     if (row->acc.nonfinite)
         fprintf(out, "  %llu images with NaN or Inf", (unsigned long long)row->acc.nonfinite);
     fputc('\n', out);
+    return int8 && base;
 }
 
 static void text_layers(const swin_eval_report *r, FILE *out)
@@ -103,8 +105,9 @@ void swin_eval_report_text(const swin_eval_report *r, FILE *out)
         fprintf(out, "scales   int8-mode %d, %s, %llu images, weights per %s\n", r->calib->int8_mode,
                 r->calib->calibrator, (unsigned long long)r->calib->images, r->calib->granularity);
     fprintf(out, "\n%-10s  %-16s %-16s %10s %9s\n", "precision", " acc@1", " acc@5", "agreement", "SQNR dB");
-    for (int i = 0; i < r->nrows; i++) text_row(r, &r->rows[i], out);
-    if (swin_eval_report_row(r, "fp16")) fputs("in brackets: difference against FP16, points\n", out);
+    bool brackets = false;
+    for (int i = 0; i < r->nrows; i++) brackets = text_row(r, &r->rows[i], out) || brackets;
+    if (brackets) fputs("in brackets: difference against FP16, points\n", out);
     if (any_emulated(r)) fprintf(out, "* %s\n", emulated_note);
     if (r->layers) text_layers(r, out);
     if (r->jpeg_warnings)

@@ -72,6 +72,14 @@ swin_status swin_ckpt_own(swin_ckpt *ck, void *p)
     return SWIN_OK;
 }
 
+/* A printable copy of a name from the file. */
+static void copy_name(char *out, size_t size, const char *name, size_t n)
+{
+    if (n >= size) n = size - 1;
+    for (size_t i = 0; i < n; i++) out[i] = name[i] < 32 || name[i] > 126 ? '?' : name[i];
+    out[n] = 0;
+}
+
 /* Count the elements and check that the farthest one lies inside the storage. */
 static swin_status check_extent(const swin_ckpt *ck, const char *key, swin_ckpt_tensor *t, int64_t offset,
                                 swin_ckpt_bytes bytes)
@@ -110,10 +118,9 @@ swin_status swin_ckpt_add(swin_ckpt *ck, const char *key, size_t key_size, swin_
         ck->tensors = grown;
         ck->capacity = cap;
     }
-    char *copy = strndup(key, key_size);
+    char *copy = malloc(key_size + 1);
     if (!copy) return swin_fail(SWIN_ERR_MEM, "%s: no memory", ck->path);
-    for (unsigned char *p = (unsigned char *)copy; *p; p++)
-        if (*p < 32 || *p == 127) *p = '?'; /* names are printed */
+    copy_name(copy, key_size + 1, key, key_size);
     SWIN_TRY(swin_ckpt_own(ck, copy));
     SWIN_TRY(check_extent(ck, copy, &t, offset, bytes));
     t.key = copy;
@@ -134,11 +141,12 @@ static void describe_keys(char *out, size_t size, const swin_pk_value *d)
 {
     size_t used = 0;
     out[0] = 0;
-    for (uint32_t i = 0; i + 1 < d->items.n && i < 16 && used + 40 < size; i += 2)
-        if (is_text(d->items.v[i]))
-            used += (size_t)snprintf(out + used, size - used, "%s%.*s", used ? ", " : "",
-                                     (int)(d->items.v[i]->text.n < 32 ? d->items.v[i]->text.n : 32),
-                                     d->items.v[i]->text.p);
+    for (uint32_t i = 0; i + 1 < d->items.n && i < 32 && used + 40 < size; i += 2) {
+        if (!is_text(d->items.v[i])) continue;
+        char name[33];
+        copy_name(name, sizeof name, d->items.v[i]->text.p, d->items.v[i]->text.n);
+        used += (size_t)snprintf(out + used, size - used, "%s%s", used ? ", " : "", name);
+    }
 }
 
 static bool has_tensor(const swin_pk_value *d)
@@ -178,18 +186,18 @@ static swin_status unwrap(swin_ckpt *ck, const swin_pk_value **d)
 static swin_status add_pickled_tensor(swin_ckpt *ck, const swin_pk_value *key, const swin_pk_tensor *t,
                                       swin_ckpt_find_storage find, void *user)
 {
-    const int key_size = (int)(key->text.n < MAX_KEY ? key->text.n : MAX_KEY);
+    char name[200];
+    copy_name(name, sizeof name, key->text.p, key->text.n);
     swin_ckpt_tensor out = { .ndim = t->ndim };
     if (!swin_ckpt_storage_dtype(t->storage->type, &out.dtype)) {
-        swin_warn("%s: tensor %.*s is a %.100s, left out", ck->path, key_size, key->text.p,
-                  t->storage->type->text.p);
+        swin_warn("%s: tensor %s is a %.100s, left out", ck->path, name, t->storage->type->text.p);
         return SWIN_OK;
     }
     memcpy(out.shape, t->shape, sizeof out.shape);
     memcpy(out.stride, t->stride, sizeof out.stride);
     swin_ckpt_bytes bytes = { 0 };
     const swin_status st = find(user, t->storage, &bytes);
-    if (st != SWIN_OK) return swin_fail_context(st, "%s: tensor %.*s", ck->path, key_size, key->text.p);
+    if (st != SWIN_OK) return swin_fail_context(st, "%s: tensor %s", ck->path, name);
     return swin_ckpt_add(ck, key->text.p, key->text.n, out, t->offset, bytes);
 }
 

@@ -78,8 +78,7 @@ static swin_status collect_storages(stream *s)
         if (!last || compare_keys(last, &s->storages[i]) != 0)
             s->storages[s->count++] = s->storages[i];
         else if (last->element != s->storages[i].element || last->numel != s->storages[i].numel)
-            return swin_fail(SWIN_ERR_FORMAT, "%s: storage %.*s has two types or sizes", s->ck->path,
-                             (int)(last->key_size < 64 ? last->key_size : 64), last->key);
+            return swin_fail(SWIN_ERR_FORMAT, "%s: one storage has two types or sizes", s->ck->path);
     }
     return SWIN_OK;
 }

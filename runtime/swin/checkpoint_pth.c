@@ -151,8 +151,10 @@ static swin_status find_storage(void *user, const swin_pk_storage *s, swin_ckpt_
 {
     archive *a = user;
     char name[128];
-    if (s->key_size > 64 || memchr(s->key, 0, s->key_size))
-        return swin_fail(SWIN_ERR_FORMAT, "storage name too long");
+    if (s->key_size > 64) return swin_fail(SWIN_ERR_FORMAT, "storage name too long");
+    for (size_t i = 0; i < s->key_size; i++) /* torch writes numbers */
+        if (s->key[i] < 33 || s->key[i] > 126)
+            return swin_fail(SWIN_ERR_FORMAT, "storage name with odd characters");
     const int n = snprintf(name, sizeof name, "data/%.*s", (int)s->key_size, s->key);
     SWIN_TRY(find_member(a, name, (size_t)n, bytes));
     const size_t element = swin_ckpt_storage_element(s->type);

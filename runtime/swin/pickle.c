@@ -426,6 +426,8 @@ static swin_status push_global(machine *m, const char *module, size_t a, const c
     text[a] = '.';
     memcpy(text + a + 1, name, b);
     text[a + 1 + b] = 0;
+    for (size_t i = 0; i < a + 1 + b; i++)
+        if (text[i] < 33 || text[i] > 126) text[i] = '?'; /* names are printed, and compared as texts */
     return push(m, (swin_pk_value){ .kind = SWIN_PK_GLOBAL, .text = { text, a + b + 1 } });
 }
 

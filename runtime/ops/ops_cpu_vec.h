@@ -24,14 +24,23 @@
 typedef float vf __attribute__((vector_size(4 * VL)));
 typedef int32_t vi __attribute__((vector_size(4 * VL)));
 
+/* Written out: { 0 } + x would be an addition, and turn -0 into 0. */
+#if VL == 16
 ALWAYS_INLINE vf vf_set(float x)
 {
-    return (vf){ 0 } + x;
+    return (vf){ x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x };
 }
-ALWAYS_INLINE vi vi_set(int32_t x)
+#elif VL == 8
+ALWAYS_INLINE vf vf_set(float x)
 {
-    return (vi){ 0 } + x;
+    return (vf){ x, x, x, x, x, x, x, x };
 }
+#else
+ALWAYS_INLINE vf vf_set(float x)
+{
+    return (vf){ x, x, x, x };
+}
+#endif
 
 ALWAYS_INLINE vf vf_load(const float *p)
 {

@@ -2,7 +2,7 @@
 #include <stdlib.h>
 
 #include "runtime/base/half.h"
-#include "runtime/ops/cuda_dev.h"
+#include "runtime/ops/kernels/cuda_dev.h"
 
 /* What swin_linear.packed points to. */
 typedef struct cuda_linear {

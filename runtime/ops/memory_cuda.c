@@ -1,7 +1,7 @@
 /* Device memory of the cuda backend, and copies through pinned staging. */
 #include <string.h>
 
-#include "runtime/ops/cuda_dev.h"
+#include "runtime/ops/kernels/cuda_dev.h"
 
 #define STAGE_BYTES ((size_t)4 << 20)
 

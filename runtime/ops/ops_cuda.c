@@ -1,5 +1,5 @@
 /* The cuda backend: one NVIDIA GPU. Its device, its table, and the operators that are one kernel each. */
-#include "runtime/ops/cuda_dev.h"
+#include "runtime/ops/kernels/cuda_dev.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,7 +1,7 @@
-/* runtime/ops/cuda_dev.h - the cuda backend's device state and what its C files share. Included by *_cuda.c only: no CUDA
+/* runtime/ops/kernels/cuda_dev.h - the cuda backend's device state and what its C files share. Included by *_cuda.c only: no CUDA
  * type reaches other files. */
-#ifndef SWIN_OPS_CUDA_DEV_H
-#define SWIN_OPS_CUDA_DEV_H
+#ifndef SWIN_OPS_KERNELS_CUDA_DEV_H
+#define SWIN_OPS_KERNELS_CUDA_DEV_H
 
 #include <cuda_runtime_api.h>
 

@@ -186,6 +186,7 @@ static void drop(swin_net *net, void **p)
 
 static void drop_activations(swin_net *net)
 {
+    net_drop_replays(net);
     void *images = net->images;
     drop(net, &images);
     net->images = NULL;
@@ -288,7 +289,7 @@ swin_status swin_net_forward_device(swin_net *net, const float *images, int batc
 {
     if (batch < 1) return swin_fail(SWIN_ERR_VALUE, "a batch of %d images", batch);
     SWIN_TRY(net_reserve(net, batch, net_needs_scores(net, tap)));
-    SWIN_TRY(net_walk(net, images, batch, tap));
+    SWIN_TRY(net_run(net, images, batch, tap));
     *logits = swin_matrix(net->logits, net->act, batch, net->config.num_classes);
     return SWIN_OK;
 }

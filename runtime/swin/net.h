@@ -22,6 +22,7 @@ typedef struct swin_net_opts {
     const swin_plan
         *plan; /* NULL: float; else the integer network of plan.h. Read during swin_net_create only */
     int chunk; /* images that a stage works on at once; 0: the backend's choice. Results do not depend on it */
+    bool no_graph; /* walk anew for every forward, even where the backend could replay a recorded one */
 } swin_net_opts;
 
 /*

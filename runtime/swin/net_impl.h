@@ -31,6 +31,15 @@ typedef struct net_stage {
     int chunk; /* images at once, for the batch that the buffers were made for */
 } net_stage;
 
+/* A forward pass recorded for one batch size and one place of the images (backends that offer graphs). */
+typedef struct net_replay {
+    int batch, runs; /* runs: passes so far; the first one grows memory, the second is recorded */
+    const float *images;
+    swin_graph *graph;
+} net_replay;
+
+enum { NET_REPLAYS = 8 };
+
 struct swin_net {
     swin_dev *dev;
     const swin_ops *ops;
@@ -61,6 +70,9 @@ struct swin_net {
     void *scores; /* made at the first forward that looks inside attention */
     void *pooled, *logits;
     void *host_logits; /* staging for types other than float32 */
+
+    net_replay replays[NET_REPLAYS]; /* the oldest gives way */
+    int replay_next;
 };
 
 /* Prepare a Linear that owns these sites: on integers where the plan enables its input and weight. */
@@ -75,6 +87,11 @@ swin_status net_reserve(swin_net *net, int batch, bool with_scores);
 
 /* The model walk: images (device) to net->logits. */
 swin_status net_walk(swin_net *net, const float *images, int batch, const swin_tap *tap);
+
+/* The walk, or the replay of an earlier one: without a tap, on a backend with graphs, for a batch seen before. */
+swin_status net_run(swin_net *net, const float *images, int batch, const swin_tap *tap);
+/* Forget the recorded passes: their buffers are about to go. */
+void net_drop_replays(swin_net *net);
 
 /* Whether the walk composes attention from scores, softmax and weighted sum for this tap. */
 bool net_needs_scores(const swin_net *net, const swin_tap *tap);

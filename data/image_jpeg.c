@@ -15,6 +15,7 @@ typedef struct decoder {
     struct jpeg_source_mgr src;
     jmp_buf trap;
     bool exhausted;   /* libjpeg asked for bytes after the last one */
+    uint8_t *block;   /* owned: where decoded is */
     uint8_t *decoded; /* one row as libjpeg gives it */
     uint8_t *rgb;     /* the same as RGB, where libjpeg cannot make that itself */
 } decoder;
@@ -138,11 +139,18 @@ static swin_status read_header(decoder *d, const uint8_t *bytes, size_t size)
     return swin_image_check_size(c->image_width, c->image_height);
 }
 
+/*
+ * libjpeg-turbo writes a row that lies on a 32-byte boundary past the caches, from where the resize would wait for it:
+ * decoded is 16 bytes off such a boundary.
+ */
 static swin_status alloc_rows(decoder *d, size_t pad)
 {
-    d->decoded = malloc((size_t)d->cinfo.output_width * (size_t)d->cinfo.output_components + pad);
+    const size_t row = (size_t)d->cinfo.output_width * (size_t)d->cinfo.output_components + pad;
+    d->block = aligned_alloc(64, (16 + row + 63) / 64 * 64);
     d->rgb = malloc((size_t)d->cinfo.output_width * 3 + pad);
-    return d->decoded && d->rgb ? SWIN_OK : swin_fail(SWIN_ERR_MEM, "no memory for a row of the JPEG");
+    if (!d->block || !d->rgb) return swin_fail(SWIN_ERR_MEM, "no memory for a row of the JPEG");
+    d->decoded = d->block + 16;
+    return SWIN_OK;
 }
 
 /*
@@ -212,7 +220,7 @@ swin_status swin_decode_jpeg(const uint8_t *bytes, size_t size, const swin_sink 
     const swin_status st = decode(&d, bytes, size, sink);
     *warnings = d.err.num_warnings > INT32_MAX ? INT32_MAX : (int)d.err.num_warnings;
     jpeg_destroy_decompress(&d.cinfo);
-    free(d.decoded);
+    free(d.block);
     free(d.rgb);
     return st;
 }

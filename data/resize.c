@@ -103,8 +103,8 @@ static swin_status begin(void *user, int64_t width, int64_t height, swin_region 
     const int size = r->want->size;
     int64_t w, h;
     resized_size(&w, &h, width, height, r->want);
-    SWIN_TRY(swin_axis_set(&r->across, width, w, crop_offset(w, size), size));
-    SWIN_TRY(swin_axis_set(&r->down, height, h, crop_offset(h, size), size));
+    SWIN_TRY(swin_axis_set(&r->across, width, w, crop_offset(w, size), size, r->passes->split));
+    SWIN_TRY(swin_axis_set(&r->down, height, h, crop_offset(h, size), size, SWIN_SPLIT_NONE));
     needed(&keep->x0, &keep->x1, &r->across);
     needed(&keep->y0, &keep->y1, &r->down);
     r->origin = keep->x0;

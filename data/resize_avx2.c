@@ -83,5 +83,5 @@ static void vertical(uint8_t *out, const uint8_t *const *rows, int used, const i
     }
 }
 
-const swin_passes swin_passes_avx2 = { "avx2", horizontal, vertical };
+const swin_passes swin_passes_avx2 = { "avx2", horizontal, vertical, SWIN_SPLIT_WORDS };
 #endif

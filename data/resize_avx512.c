@@ -20,7 +20,7 @@ static void horizontal(uint8_t *out, const uint8_t *in, int64_t origin, const sw
     const int groups = a->taps / 4;
     for (int o = 0; o < a->count; o += 2) {
         const uint8_t *p = in + 3 * (a->from[o] - origin);
-        const uint8_t *q = o + 1 < a->count ? in + 3 * (a->from[o + 1] - origin) : p;
+        const uint8_t *q = in + 3 * (a->from[o + 1] - origin);
         const int16_t *kh = a->high + (size_t)o * (size_t)groups * 16,
                       *kl = a->low + (size_t)o * (size_t)groups * 16;
         __m512i high = _mm512_setzero_si512(), low = high;
@@ -70,7 +70,7 @@ static inline __m512i vertical_block(const uint8_t *const *rows, int used, const
     return _mm512_packus_epi16(a, b);
 }
 
-static void vertical(uint8_t *out, const uint8_t *const *rows, int used, const int32_t *k, size_t n)
+void swin_vertical_avx512(uint8_t *out, const uint8_t *const *rows, int used, const int32_t *k, size_t n)
 {
     for (size_t x = 0; x < n; x += 64) {
         const __mmask64 in = n - x >= 64 ? ~(__mmask64)0 : ((__mmask64)1 << (n - x)) - 1;
@@ -78,5 +78,5 @@ static void vertical(uint8_t *out, const uint8_t *const *rows, int used, const i
     }
 }
 
-const swin_passes swin_passes_avx512 = { "avx512", horizontal, vertical };
+const swin_passes swin_passes_avx512 = { "avx512", horizontal, swin_vertical_avx512, SWIN_SPLIT_WORDS };
 #endif

@@ -24,6 +24,7 @@ void swin_axis_free(swin_axis *a)
     free(a->k);
     free(a->high);
     free(a->low);
+    free(a->digits);
     *a = (swin_axis){ 0 };
 }
 
@@ -36,9 +37,10 @@ static swin_status reserve(swin_axis *a, int count, int taps)
     a->from = malloc(2 * need * sizeof *a->from);
     a->used = malloc(2 * need * sizeof *a->used);
     a->k = malloc(2 * need * sizeof *a->k);
-    a->high = malloc(8 * need * sizeof *a->high);
-    a->low = malloc(8 * need * sizeof *a->low);
-    if (!a->from || !a->used || !a->k || !a->high || !a->low) {
+    a->high = aligned_alloc(64, 8 * need * sizeof *a->high);
+    a->low = aligned_alloc(64, 8 * need * sizeof *a->low);
+    a->digits = aligned_alloc(64, 48 * need * sizeof *a->digits);
+    if (!a->from || !a->used || !a->k || !a->high || !a->low || !a->digits) {
         swin_axis_free(a);
         return SWIN_ERR_MEM;
     }
@@ -74,7 +76,7 @@ static int32_t fixed_point(double w)
     return (int32_t)(w < 0 ? scaled - 0.5 : scaled + 0.5);
 }
 
-static void split(swin_axis *a)
+static void split_words(swin_axis *a)
 {
     const size_t groups = (size_t)a->taps / 4, n = ((size_t)a->count + 1) / 2 * groups * 32;
     memset(a->high, 0, n * sizeof *a->high);
@@ -90,6 +92,23 @@ static void split(swin_axis *a)
         }
 }
 
+/* A weight is less than 1.98 in magnitude (bicubic's never pass 1.2), so that three signed digits hold it. */
+static void split_digits(swin_axis *a)
+{
+    const size_t groups = (size_t)a->taps / 4;
+    memset(a->digits, 0, ((size_t)a->count + 3) / 4 * groups * 192);
+    for (size_t o = 0; o < (size_t)a->count; o++)
+        for (size_t j = 0; j < (size_t)a->used[o]; j++) {
+            int32_t k = a->k[o * (size_t)a->taps + j];
+            int8_t *d = a->digits + (o / 4 * groups + j / 4) * 192 + o % 4 * 16 + j % 4;
+            for (int i = 0; i < 3; i++, d += 64) {
+                const int8_t digit = (int8_t)(k & 255);
+                d[0] = d[4] = d[8] = digit;
+                k = (k - digit) >> 8;
+            }
+        }
+}
+
 /* from, used and taps for the wanted outputs. */
 static void set_windows(swin_axis *a, double scale)
 {
@@ -98,12 +117,15 @@ static void set_windows(swin_axis *a, double scale)
         a->used[o] = (int)(window(&a->from[o], a->first + (int64_t)o, scale, a->in) - a->from[o]);
         if (a->used[o] > widest) widest = a->used[o];
     }
+    for (int o = a->count; o % 4; o++)
+        a->from[o] = a->from[a->count - 1]; /* of the last four's absent ones */
     a->taps = (widest + 3) / 4 * 4;
 }
 
-swin_status swin_axis_set(swin_axis *a, int64_t in, int64_t resized, int64_t first, int count)
+swin_status swin_axis_set(swin_axis *a, int64_t in, int64_t resized, int64_t first, int count, swin_split how)
 {
-    if (a->in == in && a->resized == resized && a->first == first && a->count == count) return SWIN_OK;
+    if (a->in == in && a->resized == resized && a->first == first && a->count == count && a->split == how)
+        return SWIN_OK;
     if (in > MAX_IN)
         return swin_fail(SWIN_ERR_UNSUPPORTED, "%lld pixels along one side; the most is %lld", (long long)in,
                          (long long)MAX_IN);
@@ -119,6 +141,7 @@ swin_status swin_axis_set(swin_axis *a, int64_t in, int64_t resized, int64_t fir
     a->resized = resized;
     a->first = first;
     a->count = count;
+    a->split = how;
     set_windows(a, scale);
     memset(a->k, 0, (size_t)count * (size_t)a->taps * sizeof *a->k);
     for (int o = 0; o < count; o++) {
@@ -126,7 +149,8 @@ swin_status swin_axis_set(swin_axis *a, int64_t in, int64_t resized, int64_t fir
         for (int j = 0; j < a->used[o]; j++)
             a->k[(size_t)o * (size_t)a->taps + (size_t)j] = fixed_point(w[j]);
     }
-    split(a);
+    if (how == SWIN_SPLIT_WORDS) split_words(a);
+    if (how == SWIN_SPLIT_DIGITS) split_digits(a);
     free(w);
     return SWIN_OK;
 }

@@ -1,5 +1,7 @@
 #include "data/resize.h"
 
+#include <stdbool.h>
+
 static uint8_t clip(int32_t sum)
 {
     const int32_t v = sum >> SWIN_WEIGHT_BITS;
@@ -28,16 +30,19 @@ void swin_vertical_plain(uint8_t *out, const uint8_t *const *rows, int used, con
     }
 }
 
-const swin_passes swin_passes_plain = { "plain", swin_horizontal_plain, swin_vertical_plain };
+const swin_passes swin_passes_plain = { "plain", swin_horizontal_plain, swin_vertical_plain,
+                                        SWIN_SPLIT_NONE };
 
 const swin_passes *swin_passes_get(int i)
 {
-    const swin_passes *all[3];
+    const swin_passes *all[4];
     int n = 0;
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
-        all[n++] = &swin_passes_avx512;
+    const bool avx512 = __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+                        __builtin_cpu_supports("avx512dq");
+    if (avx512 && __builtin_cpu_supports("avx512vnni")) all[n++] = &swin_passes_vnni;
+    if (avx512) all[n++] = &swin_passes_avx512;
     if (__builtin_cpu_supports("avx2")) all[n++] = &swin_passes_avx2;
 #endif
     all[n++] = &swin_passes_plain;

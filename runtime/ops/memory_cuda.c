@@ -1,4 +1,5 @@
 /* Device memory of the cuda backend, and copies through pinned staging. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "runtime/ops/kernels/cuda_dev.h"
@@ -75,13 +76,23 @@ swin_status swin_sync_cuda(swin_dev *dev)
     return swin_cuda_status(cudaStreamSynchronize(swin_cuda_of(dev)->stream), "the queued work");
 }
 
+/* An outgrown block lives on until the device closes: a recorded graph may still point to it. */
+static swin_status retire_work(swin_cuda *d)
+{
+    if (!d->work) return SWIN_OK;
+    void **grown = realloc(d->retired, (d->nretired + 1) * sizeof *grown);
+    if (!grown) return swin_fail(SWIN_ERR_MEM, "no memory for scratch blocks");
+    d->retired = grown;
+    d->retired[d->nretired++] = d->work;
+    d->work = NULL, d->work_bytes = 0;
+    return SWIN_OK;
+}
+
 swin_status swin_cuda_work(swin_cuda *d, void **p, size_t bytes)
 {
     if (bytes > d->work_bytes) {
         if (d->capturing) return swin_fail(SWIN_ERR_DEVICE, "scratch memory cannot grow inside a graph");
-        SWIN_TRY(swin_sync_cuda(&d->base));
-        swin_free_cuda(&d->base, d->work);
-        d->work = NULL, d->work_bytes = 0;
+        SWIN_TRY(retire_work(d));
         SWIN_TRY(swin_alloc_cuda(&d->base, &d->work, bytes));
         d->work_bytes = bytes;
     }

@@ -29,6 +29,8 @@ static void cuda_close(swin_dev *dev)
     }
     cudaFree(d->scratch);
     cudaFree(d->work);
+    for (size_t i = 0; i < d->nretired; i++) cudaFree(d->retired[i]);
+    free(d->retired);
     if (d->stream) cudaStreamDestroy(d->stream);
     free(d->choices);
     free(d);

@@ -32,10 +32,10 @@ typedef struct swin_cuda {
     swin_observer_scratch *scratch;
     void *work; /* what the half blocks need between their kernels; grows */
     size_t work_bytes;
-    size_t allocated; /* bytes given out and not freed */
+    void **retired; /* outgrown scratch */
+    size_t nretired;
     swin_cuda_choice *choices;
     size_t nchoices;
-    struct swin_blaslt *blas; /* NULL: not opened, or not there */
 } swin_cuda;
 
 static inline swin_cuda *swin_cuda_of(swin_dev *dev)

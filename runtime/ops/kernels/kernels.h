@@ -9,11 +9,11 @@
 
 #include <cuda_runtime_api.h>
 
-#include "runtime/ops/ops.h"
-
 #ifdef __cplusplus
-extern "C" {
+extern "C" { /* ops.h is C; the standard headers in it guard themselves */
 #endif
+
+#include "runtime/ops/ops.h"
 
 /* ---- elementwise.cu ---------------------------------------------------------------------------------------- */
 cudaError_t swin_bias_act_launch(cudaStream_t stream, const swin_tensor *y, const float *bias, swin_act act);

@@ -5,11 +5,11 @@
 
 float swin_observed_width(float amax)
 {
+    if (!(amax >= SWIN_HIST_MIN_WIDTH * SWIN_HIST_HALF)) /* the division might underflow */
+        return SWIN_HIST_MIN_WIDTH;
     int exponent;
-    frexpf(amax / SWIN_HIST_HALF,
-           &exponent); /* in [2^(e-1), 2^e): 2^e is the smallest power of two above it */
-    const float width = amax > 0 ? ldexpf(1.0f, exponent) : SWIN_HIST_MIN_WIDTH;
-    return width > SWIN_HIST_MIN_WIDTH ? width : SWIN_HIST_MIN_WIDTH;
+    frexpf(amax / SWIN_HIST_HALF, &exponent); /* in [2^(e-1), 2^e): 2^e is the smallest power of two above */
+    return ldexpf(1.0f, exponent);
 }
 
 /* Double the bin width: index k (from zero) becomes floor(k / 2), on both sides. */

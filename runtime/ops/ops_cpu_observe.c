@@ -87,7 +87,7 @@ static void give(tally *t)
         }
         coarsen(s, t->width);
         int shift = 0;
-        for (float w = t->width; w < s->bin_width; w *= 2) shift++;
+        for (float w = t->width; w < s->bin_width && shift < 14; w *= 2) shift++; /* 13 leave -1 and 0 alone */
         give_counts(s, t->counts, shift);
         s->min = t->min < s->min ? t->min : s->min;
         s->max = t->max > s->max ? t->max : s->max;

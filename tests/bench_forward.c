@@ -1,0 +1,157 @@
+/* Time of the float32 forward on the cpu backend, with and without observers at every site, and where it goes.
+ *
+ *     bench_forward [model=tiny|small|base] [batch=8] [threads=2] [repeats=7] [profile=1] [clock=cpu]
+ *
+ * Weights and images are random: times do not depend on them. Prints one figure a line, which tests/peers/ort_forward.py
+ * reads: it runs this program and onnxruntime in turns.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "calib/stats.h"
+#include "runtime/base/rng.h"
+#include "runtime/swin/net.h"
+#include "tests/support/bench.h"
+
+typedef struct options {
+    const char *model;
+    int batch, threads, repeats;
+    bool profile;
+} options;
+
+static swin_config config_named(const char *model)
+{
+    swin_config c = swin_config_default();
+    if (strcmp(model, "tiny") != 0) c.depths[2] = 18;
+    if (strcmp(model, "base") == 0) {
+        c.embed_dim = 128;
+        for (int i = 0; i < 4; i++) c.heads[i] = 4 << i;
+    }
+    return c;
+}
+
+/* Multiply-adds of one image. */
+static double work_of(const swin_config *c)
+{
+    double sum = 0, side = (double)c->image_size / c->patch_size, d = c->embed_dim;
+    sum += side * side * d * 3 * c->patch_size * c->patch_size;
+    for (int i = 0; i < c->num_stages; i++) {
+        const swin_stage s = swin_config_stage(c, i);
+        const double tokens = (double)s.resolution * s.resolution, ch = s.channels,
+                     n = (double)s.window * s.window;
+        sum += s.depth * tokens * (4 * ch * ch + 2 * ch * s.hidden + 2 * n * ch);
+        if (s.merge) sum += tokens / 4 * 8 * ch * ch;
+        d = ch;
+    }
+    return sum + d * c->num_classes;
+}
+
+static int compare_doubles(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+typedef struct runner {
+    swin_net *net;
+    const float *images;
+    float *logits;
+    const options *o;
+} runner;
+
+static double timed(const runner *r, const swin_tap *tap)
+{
+    const double start = bench_now();
+    if (swin_net_forward(r->net, r->images, r->o->batch, r->logits, tap) != SWIN_OK)
+        exit(swin_report(SWIN_ERR_VALUE));
+    return bench_now() - start;
+}
+
+static double median(double *v, int n)
+{
+    qsort(v, (size_t)n, sizeof *v, compare_doubles);
+    return v[n / 2];
+}
+
+static void report(const runner *r, const swin_config *c, const swin_tap *observe)
+{
+    double plain[64], watched[64], ratio[64];
+    const int n = r->o->repeats < 64 ? r->o->repeats : 64;
+    timed(r, NULL);
+    timed(r, observe);
+    for (int i = 0; i < n; i++) { /* in turns: the machine's mood is shared */
+        plain[i] = timed(r, NULL);
+        watched[i] = timed(r, observe);
+        ratio[i] = watched[i] / plain[i];
+    }
+    const double t = median(plain, n), w = median(watched, n), flops = 2 * work_of(c) * r->o->batch;
+    const double peak = bench_fma_peak() * r->o->threads;
+    printf("forward_ms %.2f\nimages_per_s %.2f\n", 1e3 * t, r->o->batch / t);
+    printf("gflops %.1f\npeak_gflops %.1f\nshare_of_fma_peak %.3f\n", flops / t / 1e9, peak / 1e9,
+           flops / t / peak);
+    printf("observed_ms %.2f\nobserved_ratio %.3f\n", 1e3 * w, median(ratio, n));
+    if (!r->o->profile) return;
+    bench_profile_clear();
+    for (int i = 0; i < 3; i++) timed(r, NULL);
+    bench_profile_print("plain", 3);
+    for (int i = 0; i < 3; i++) timed(r, observe);
+    bench_profile_print("observed", 3);
+}
+
+static swin_status run(const options *o)
+{
+    const swin_config c = config_named(o->model);
+    const size_t pixels = (size_t)o->batch * 3 * (size_t)c.image_size * (size_t)c.image_size;
+    swin_weights w = { 0 };
+    swin_dev *dev = NULL;
+    swin_net *net = NULL;
+    swin_stats *stats = NULL;
+    float *images = malloc(pixels * sizeof *images),
+          *logits = malloc((size_t)(o->batch * c.num_classes) * sizeof *logits);
+    swin_rng rng = { 1 };
+    swin_status st = images && logits ? SWIN_OK
+                                      : swin_fail(SWIN_ERR_MEM, "no memory for %d images", o->batch);
+    if (st != SWIN_OK) goto done;
+    for (size_t i = 0; i < pixels; i++) images[i] = (float)swin_rng_normal(&rng);
+    SWIN_TRY_GOTO(st, swin_weights_create(&w, &c), done);
+    for (size_t i = 0; i < w.count; i++) w.block[i] = (float)(0.03 * swin_rng_normal(&rng));
+    SWIN_TRY_GOTO(st, swin_dev_open(&dev, "cpu", &(swin_dev_opts){ .threads = o->threads }), done);
+    if (o->profile) bench_profile_begin(dev);
+    SWIN_TRY_GOTO(st, swin_net_create(&net, dev, &c, &w, &(swin_net_opts){ .dtype = SWIN_F32 }), done);
+    SWIN_TRY_GOTO(st, swin_stats_create(&stats, dev, &c, SWIN_HIST_EXACT), done);
+    char engine[256];
+    dev->ops->engine(dev, engine, sizeof engine);
+    printf("engine %s\nmodel %s batch %d threads %d\n", engine, o->model, o->batch, o->threads);
+    const swin_tap tap = swin_stats_tap(stats);
+    report(&(runner){ net, images, logits, o }, &c, &tap);
+done:
+    swin_stats_free(stats);
+    swin_net_free(net);
+    if (o->profile && dev) bench_profile_end();
+    swin_dev_close(dev);
+    swin_weights_free(&w);
+    free(images);
+    free(logits);
+    return st;
+}
+
+int main(int argc, char **argv)
+{
+    options o = { .model = "tiny", .batch = 8, .threads = 2, .repeats = 7 };
+    for (int i = 1; i < argc; i++) {
+        if (strncmp(argv[i], "model=", 6) == 0)
+            o.model = argv[i] + 6;
+        else if (sscanf(argv[i], "batch=%d", &o.batch) != 1 &&
+                 sscanf(argv[i], "threads=%d", &o.threads) != 1 &&
+                 sscanf(argv[i], "repeats=%d", &o.repeats) != 1) {
+            if (strcmp(argv[i], "clock=cpu") == 0) {
+                bench_cpu_clock = true;
+                continue;
+            }
+            if (strcmp(argv[i], "profile=1") != 0) return fprintf(stderr, "unknown: %s\n", argv[i]), 2;
+            o.profile = true;
+        }
+    }
+    return swin_report(run(&o));
+}

@@ -411,7 +411,7 @@ static swin_status op_collect(machine *m, unsigned char code)
     if (code == 'd' && n % 2) return broken(m, "a key without a value");
     if (code == 0x91)
         v = (swin_pk_value){ .kind = SWIN_PK_OPAQUE, .text = { "frozenset", 9 } };
-    else
+    else if (n)
         SWIN_TRY(extend(m, &v, m->stack.v + from, n));
     m->stack.n = from;
     return push(m, v);

@@ -93,7 +93,7 @@ static void test_containers(void **state)
         swin_torch_write_legacy(m.path, m.list, m.count, &s);
         check_container(&m, "pth (legacy)", "model");
         check_same(&m, "legacy");
-        swin_safetensors_write(m.path, m.list, m.count, dtypes[i]);
+        swin_torch_write_safetensors(m.path, m.list, m.count, dtypes[i]);
         check_container(&m, "safetensors", "");
         check_same(&m, "safetensors");
     }
@@ -177,7 +177,7 @@ static void test_nonfinite(void **state)
         const float kept = (*m.list[p].slot)[at];
         (*m.list[p].slot)[at] = bad[i];
         for (int f16 = 0; f16 < 2; f16++) {
-            swin_safetensors_write(m.path, m.list, m.count, f16 ? SWIN_F16 : SWIN_F32);
+            swin_torch_write_safetensors(m.path, m.list, m.count, f16 ? SWIN_F16 : SWIN_F32);
             CHECK_FAILS(load(&m, &w, &c), SWIN_ERR_VALUE, m.list[p].key);
         }
         (*m.list[p].slot)[at] = kept;
@@ -330,7 +330,7 @@ static void test_damage(void **state)
     damage(&m, &r);
     swin_torch_write_zip(m.path, m.list, m.count, &s, true);
     damage(&m, &r);
-    swin_safetensors_write(m.path, m.list, m.count, SWIN_F16);
+    swin_torch_write_safetensors(m.path, m.list, m.count, SWIN_F16);
     damage(&m, &r);
     model_free(&m);
 }

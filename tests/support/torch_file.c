@@ -310,7 +310,7 @@ void swin_torch_write_legacy(const char *path, const swin_param *list, size_t n,
     free(o.data);
 }
 
-void swin_safetensors_write(const char *path, const swin_param *list, size_t n, swin_dtype dtype)
+void swin_torch_write_safetensors(const char *path, const swin_param *list, size_t n, swin_dtype dtype)
 {
     const char *name = dtype == SWIN_F16    ? "F16"
                        : dtype == SWIN_BF16 ? "BF16"

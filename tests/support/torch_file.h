@@ -43,6 +43,6 @@ void swin_torch_write_zip(const char *path, const swin_param *list, size_t n, co
 void swin_torch_write_legacy(const char *path, const swin_param *list, size_t n, const swin_torch_style *s);
 
 /* .safetensors of the given element type. */
-void swin_safetensors_write(const char *path, const swin_param *list, size_t n, swin_dtype dtype);
+void swin_torch_write_safetensors(const char *path, const swin_param *list, size_t n, swin_dtype dtype);
 
 #endif

@@ -1,0 +1,113 @@
+"""Holds swin-export's files against the engines that read them and against independent computations.
+
+usage: check_export.py --bin DIR --tools DIR --cfg Y --resume CKPT --data-path DIR --work DIR [--images 256] [--modes 1,2,3]
+Prints a line for each check with its number and its bar; a check whose package is not installed is skipped and counted.
+Exit: 0 all that ran held, 1 one did not.
+"""
+import argparse
+import importlib
+import os
+import subprocess
+import sys
+
+import export_onnx
+import export_tables
+
+FORMATS = {  # format: what the file is called
+    "ft-scales": "ft_scales.npz", "ft-weights": "ft_weights.npz", "tensorrt-cache": "trt.cache", "onnxruntime": "ort",
+    "openvino-fq": "fq.json", "pytorch": "amax.safetensors", "csv": "sites.csv", "json": "sites.json",
+}
+
+
+class Checks:
+    def __init__(self):
+        self.ran, self.failed, self.skipped = 0, 0, 0
+
+    def check(self, ok, text):
+        self.ran += 1
+        self.failed += not ok
+        print(("ok      " if ok else "FAILED  ") + text, flush=True)
+
+    def need(self, text, *packages):
+        """Whether all packages are there; prints and counts a skip otherwise."""
+        for name in packages:
+            try:
+                importlib.import_module(name)
+            except ImportError:
+                self.skipped += 1
+                print(f"skipped {text}: no {name}", flush=True)
+                return False
+        return True
+
+
+class Run:
+    """One checkpoint, one int8 mode: its calibration file and everything exported from it."""
+
+    def __init__(self, args, mode):
+        self.args, self.mode = args, mode
+        self.dir = os.path.join(args.work, f"mode{mode}")
+        os.makedirs(self.dir, exist_ok=True)
+        self.calib = self.path("calib.h5")
+
+    def path(self, name):
+        return os.path.join(self.dir, name)
+
+    def call(self, program, *words):
+        a = self.args
+        command = [program, "--cfg", a.cfg, "--resume", a.resume, "--quiet", *words]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+    def calibrate(self):
+        a = self.args
+        self.call(f"{a.bin}/swin-calib", "--data-path", a.data_path, "--num-calib-batch", str(a.calib_batches),
+                  "--calib-batchsz", "8", "--int8-mode", str(self.mode), "--recover", "none",
+                  "--calib-output-path", self.calib)
+
+    def export(self, name, output, *words):
+        self.call(f"{self.args.bin}/swin-export", "--calib", self.calib, "--format", name, "--output",
+                  self.path(output), *words)
+        return self.path(output)
+
+    def refused(self, name, output):
+        a = self.args
+        command = [f"{a.bin}/swin-export", "--calib", self.calib, "--cfg", a.cfg, "--resume", a.resume, "--format", name,
+                   "--output", self.path(output)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        return done.returncode, done.stderr.strip()
+
+    def sites(self):
+        """Our own network and int8-sim on the same images."""
+        a = self.args
+        self.call(f"{a.tools}/tool_sites", "--data-path", a.data_path, "--limit", str(a.images), "--calib", self.calib,
+                  "--output", self.dir)
+
+
+def main():
+    ap = argparse.ArgumentParser()
+    for flag in ("--bin", "--tools", "--cfg", "--resume", "--data-path", "--work"):
+        ap.add_argument(flag, required=True)
+    ap.add_argument("--images", type=int, default=256)
+    ap.add_argument("--calib-batches", type=int, default=10)
+    ap.add_argument("--modes", default="1,2,3")
+    a = ap.parse_args()
+    c = Checks()
+    if not c.need("every check", "h5py"):
+        return 0
+    float_logits = None
+    for mode in map(int, a.modes.split(",")):
+        run = Run(a, mode)
+        run.calibrate()
+        run.sites()
+        export_tables.check(c, run, FORMATS)
+        if not c.need(f"mode {mode} ONNX", "onnx", "onnxruntime"):
+            continue
+        if float_logits is None:
+            float_logits = export_onnx.check_float(c, run)
+        export_onnx.check_qdq(c, run, float_logits)
+        os.remove(run.path("images.npy"))
+    print(f"{c.ran} checks ran, {c.failed} failed, {c.skipped} skipped")
+    return c.failed > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,238 @@
+"""ONNX exports: structure, float and Q/DQ networks in ONNX Runtime (and OpenVINO, when installed), single layers."""
+import numpy as np
+
+
+def relative(x, ref):
+    return float(np.linalg.norm(x.astype(np.float64) - ref) / np.linalg.norm(ref.astype(np.float64)))
+
+
+def sqnr(x, ref):
+    return -20 * np.log10(max(relative(x, ref), 1e-30))
+
+
+def agreement(x, ref):
+    return 100 * float((x.argmax(1) == ref.argmax(1)).mean())
+
+
+def session(model):
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 2
+    options.log_severity_level = 3
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def forward(s, x, batch=8):
+    return np.concatenate([s.run(["logits"], {"images": x[i:i + batch]})[0] for i in range(0, len(x), batch)])
+
+
+def check_structure(c, path):
+    """The checker's full pass, shapes known everywhere, opset, and a dynamic batch."""
+    import onnx
+
+    name = path.rsplit("/", 1)[-1]
+    onnx.checker.check_model(path, full_check=True)
+    model = onnx.load(path)
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    known = {v.name for v in inferred.graph.value_info
+             if all(d.HasField("dim_value") or d.dim_param == "batch" for d in v.type.tensor_type.shape.dim)}
+    made = {o for n in model.graph.node for o in n.output} - {o.name for o in model.graph.output}
+    c.check(made == known, f"{name}: checker, and shapes of {len(known)} of {len(made)} tensors inferred")
+    c.check([o.version for o in model.opset_import] == [17], f"{name}: opset 17")
+    dim = model.graph.input[0].type.tensor_type.shape.dim[0]
+    c.check(dim.dim_param == "batch", f"{name}: batch is dynamic")
+    ops = {n.op_type for n in model.graph.node}
+    c.check({"LayerNormalization", "Erf", "Slice", "Concat", "Conv"} <= ops, f"{name}: operators {sorted(ops)}")
+    return model
+
+
+def check_batches(c, name, s, x):
+    """Batches 1, 3 and 64 load and give the same logits (quantized graphs may flip codes between ORT's kernels)."""
+    x = np.resize(x, (64,) + x.shape[1:])
+    ref = forward(s, x, 64)
+    for batch in (1, 3):
+        e = relative(s.run(["logits"], {"images": x[:batch]})[0], ref[:batch])
+        c.check(e < (1e-5 if name == "float" else 3e-2), f"{name}: batch {batch} against 64: {e:.1e}")
+
+
+def check_float(c, run):
+    x, ours = np.load(run.path("images.npy")), np.load(run.path("logits.npy"))
+    path = run.export("onnx-float", "float.onnx")
+    check_structure(c, path)
+    s = session(path)
+    check_batches(c, "float", s, x)
+    y = forward(s, x)
+    e, same = relative(y, ours), int((y.argmax(1) == ours.argmax(1)).sum())
+    c.check(e <= 1e-4 and same == len(x), f"float in ONNX Runtime, {len(x)} images: {e:.1e} (1e-4), {same} argmax equal")
+
+    path = run.export("onnx-float", "outside.onnx", "--external-data")
+    e = relative(forward(session(path), x[:8]), y[:8])
+    c.check(e == 0, f"float with external data: {e:.1e} (0)")
+
+    path = run.export("onnx-fp16", "half.onnx")
+    check_structure(c, path)
+    h = forward(session(path), x[:16])
+    c.check(sqnr(h, ours[:16]) > 50, f"float16: {sqnr(h, ours[:16]):.1f} dB (50)")
+    if c.need("float in OpenVINO", "openvino"):
+        o = openvino_forward(run.path("float.onnx"), x[:32])
+        e = relative(o, ours[:32])
+        c.check(e <= 1e-4, f"float in OpenVINO, {len(o)} images: {e:.1e} (1e-4)")
+    return y
+
+
+def check_qdq(c, run, float_logits):
+    x, ours, sim = (np.load(run.path(n + ".npy")) for n in ("images", "logits", "sim"))
+    path, name = run.export("onnx-qdq", "qdq.onnx"), f"mode {run.mode}"
+    model = check_structure(c, path)
+    check_placement(c, run, model)
+    s = session(path)
+    check_batches(c, name, s, x)
+    compare(c, f"{name} in ONNX Runtime", forward(s, x), float_logits, sim, ours)
+    check_layers(c, run, model)
+    if c.need(f"{name} in OpenVINO", "openvino"):
+        compare(c, f"{name} in OpenVINO", openvino_forward(path, x), float_logits, sim, ours)
+
+
+def compare(c, name, y, y_float, sim, sim_float):
+    """Distance to the engine's own float network, beside int8-sim's distance to ours."""
+    a, b = sqnr(y, y_float), sqnr(sim, sim_float)
+    c.check(abs(a - b) <= 0.5, f"{name}, {len(y)} images: SQNR {a:.2f} dB, int8-sim {b:.2f} dB (0.5 apart)")
+    a, b = agreement(y, y_float), agreement(sim, sim_float)
+    c.check(abs(a - b) <= 1.0, f"{name}: agreement {a:.2f} %, int8-sim {b:.2f} % (1 point apart)")
+
+
+def openvino_forward(path, x):
+    import openvino as ov
+
+    core = ov.Core()
+    model = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return np.concatenate([model(x[i:i + 8])[model.output(0)] for i in range(0, len(x), 8)])
+
+
+# ---- where Q/DQ stand -------------------------------------------------------------------------------------------------
+
+
+def check_placement(c, run, model):
+    import h5py
+
+    with h5py.File(run.calib) as f:
+        enabled = {n for n in f["sites"] if f["sites"][n].attrs["enabled"]}
+        scales = {n: f["sites"][n].attrs["scale"] for n in f["sites"]}
+        points = {n: f["sites"][n].attrs["zero_point"] for n in f["sites"]}
+        channel = {n + "._weight": f["weights"][n]["amax_channel"][:] for n in f["weights"]}
+    from onnx import numpy_helper
+
+    const = {i.name: i for i in model.graph.initializer}
+
+    def value(name):
+        return numpy_helper.to_array(const[name])
+
+    quantized = {n.input[0]: n for n in model.graph.node if n.op_type == "QuantizeLinear"}
+    weights = {n.output[0].replace(".weight", "._weight"): n for n in model.graph.node
+               if n.op_type == "DequantizeLinear" and n.input[0] in const}
+    have = set(quantized) | set(weights)
+    c.check(have == enabled, f"mode {run.mode}: Q/DQ at {len(have)} sites, {len(enabled)} are enabled")
+    exact = all(value(n.input[1]) == np.float32(scales[s]) and int(value(n.input[2])) == points[s]
+                for s, n in quantized.items())
+    c.check(exact, f"mode {run.mode}: scales and zero points are the file's")
+    worst = max(np.abs(value(n.input[1]) - channel[s] / np.float32(127)).max() for s, n in weights.items())
+    axes = {a.i for n in weights.values() for a in n.attribute if a.name == "axis"}
+    c.check(worst <= 1e-9 and axes == {1}, f"mode {run.mode}: weight scales per channel, axis {axes}, off by {worst:.1e}")
+    codes = max(int(np.abs(value(n.input[0]).astype(int)).max()) for n in weights.values())
+    c.check(codes == 127, f"mode {run.mode}: weight codes up to {codes}")
+
+
+# ---- single layers ----------------------------------------------------------------------------------------------------
+
+
+def cut(model, inputs, output):
+    """The part of the model between tensors, as a model of its own; inputs: {name: shape}."""
+    from onnx import TensorProto, helper
+
+    wanted, nodes = {output}, []
+    for n in reversed(model.graph.node):
+        if any(o in wanted for o in n.output):
+            nodes.insert(0, n)
+            wanted |= {i for i in n.input if i not in inputs}
+    const = [i for i in model.graph.initializer if i.name in wanted]
+    graph = helper.make_graph(nodes, "part", [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in inputs.items()],
+                              [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)], const)
+    part = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+    return part
+
+
+def run_part(part, feeds, output):
+    return session(part.SerializeToString()).run([output], feeds)[0]
+
+
+def check_layers(c, run, model):
+    """Each Linear and each product of attention, fed what int8-sim fed it, against what int8-sim made of it."""
+    import h5py
+
+    sites = np.load(run.path("sites.npz"))
+    made = {o for n in model.graph.node for o in n.output}
+    with h5py.File(run.calib) as f:
+        scale = {n: float(f["sites"][n].attrs["amax"]) / 127 for n in f["sites"]}
+    worst, off, total, layers = 0.0, 0, 0, 0
+    for name in sites.files:
+        if name.endswith("._aftergemm"):
+            got, want = linear_part(model, made, sites, name)
+        elif name.endswith(".softmax_input"):
+            got, want = score_part(model, made, sites, name)
+        elif name.endswith(".attn.proj._input"):
+            got, want = value_part(model, sites, name)
+            if f"{name}/dq" in made:
+                got = np.rint(got / scale[name]).clip(-127, 127) * scale[name]
+        else:
+            continue
+        step = np.abs(got - want) / scale[name]
+        worst, off, total, layers = max(worst, float(step.max())), off + int((step > 0.5).sum()), total + step.size, layers + 1
+    c.check(layers > 0 and worst <= 1.001 and off <= 1e-3 * total,
+            f"mode {run.mode}: {layers} layers on equal input: worst {worst:.3f} codes (1), {off} of {total} codes differ")
+
+
+def linear_part(model, made, sites, name):
+    x = name.replace("._aftergemm", "._input")
+    out = f"{name}/dq" if f"{name}/dq" in made else name
+    return run_part(cut(model, {x: ["rows", sites[x].shape[1]]}, out), {x: sites[x]}, out), sites[name]
+
+
+def heads_of(sites, module):
+    """Windows kept, tokens, heads, head size, from the shapes of what was kept."""
+    scores, q = sites[f"{module}.softmax_input"], sites[f"{module}.matmul_q"]
+    n = scores.shape[1]
+    windows = q.shape[0] // n
+    heads = scores.shape[0] // (n * windows)
+    return windows, n, heads, q.shape[1] // heads
+
+
+def operand(sites, module, part):
+    w, n, h, d = heads_of(sites, module)
+    return np.ascontiguousarray(sites[f"{module}.matmul_{part}"].reshape(w, n, h, d).transpose(0, 2, 1, 3))
+
+
+def score_part(model, made, sites, name):
+    module = name.rsplit(".", 1)[0]
+    q, k = operand(sites, module, "q"), operand(sites, module, "k").transpose(0, 1, 3, 2)
+    feeds = {f"{module}.matmul_q": q, f"{module}.matmul_k": np.ascontiguousarray(k)}
+    out = f"{name}/dq" if f"{name}/dq" in made else name
+    got = run_part(cut(model, {n: list(v.shape) for n, v in feeds.items()}, out), feeds, out)
+    return got.reshape(-1, got.shape[-1]), sites[name]
+
+
+def value_part(model, sites, name):
+    """Softmax of raw scores times v, for the windows kept; the mask is cut down to them."""
+    from onnx import numpy_helper
+
+    module = name.rsplit(".proj", 1)[0]
+    w, n, h, d = heads_of(sites, module)
+    feeds = {f"{module}.softmax_input": sites[f"{module}.softmax_input"].reshape(1, w, h, n, n),
+             f"{module}.matmul_v": operand(sites, module, "v")[None]}
+    out = f"{module}/weighted_sum"
+    part = cut(model, {k: list(v.shape) for k, v in feeds.items()}, out)
+    for i, t in enumerate(part.graph.initializer):
+        if t.name.endswith("attn_mask"):
+            part.graph.initializer[i].CopyFrom(numpy_helper.from_array(numpy_helper.to_array(t)[:w], t.name))
+    got = run_part(part, feeds, out)
+    return got[0].transpose(0, 2, 1, 3).reshape(w * n, h * d), sites[name]

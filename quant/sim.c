@@ -12,14 +12,15 @@ struct swin_sim {
     const swin_tap *also; /* of the forward that is running */
 };
 
-/* One row, as the PyTorch toolkit computes it: float32, times 127 / amax, half to even, over 127 / amax. */
+/* One row in float32 as PyTorch computes `127.0 / amax`: reciprocal, then product. FP16 checkpoints have many weights at
+ * exactly half a step, where the last bit of this decides. */
 static void fake_quant_row(float *w, int n, float amax)
 {
-    if (amax == 0) { /* a dead output channel: every code is 0 */
+    const float s = 1.0f / amax * 127.0f;
+    if (!isfinite(s)) { /* a dead output channel: every code is 0 */
         for (int i = 0; i < n; i++) w[i] = 0;
         return;
     }
-    const float s = 127.0f / amax;
     for (int i = 0; i < n; i++) w[i] = fminf(fmaxf(rintf(w[i] * s), -127.0f), 127.0f) / s;
 }
 

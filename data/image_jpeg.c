@@ -15,6 +15,7 @@ typedef struct decoder {
     struct jpeg_source_mgr src;
     jmp_buf trap;
     bool exhausted;   /* libjpeg asked for bytes after the last one */
+    bool all_rows;    /* what follows the picture is being read */
     uint8_t *block;   /* owned: where decoded is */
     uint8_t *decoded; /* one row as libjpeg gives it */
     uint8_t *rgb;     /* the same as RGB, where libjpeg cannot make that itself */
@@ -190,8 +191,7 @@ static swin_status read_rows(decoder *d, const swin_sink *sink)
     if (d->exhausted) return truncated();
     crop_columns(d, &keep, &x);
     SWIN_TRY(alloc_rows(d, pad));
-    const int64_t margin = 4 * c->max_v_samp_factor *
-                           DCTSIZE; /* rows whose neighbours the upsampling needs */
+    const int64_t margin = c->max_v_samp_factor * DCTSIZE; /* rows whose neighbours the upsampling needs */
     skip_rows(d, keep.y0 - margin);
     while (c->output_scanline < keep.y1) {
         const int64_t y = c->output_scanline;
@@ -200,12 +200,16 @@ static swin_status read_rows(decoder *d, const swin_sink *sink)
     }
     skip_rows(d, (int64_t)c->output_height - 1);
     while (c->output_scanline < c->output_height) jpeg_read_scanlines(c, &d->decoded, 1);
-    return d->exhausted ? truncated() : SWIN_OK;
+    if (d->exhausted) return truncated();
+    /* Pillow reads on to the end marker: nonsense on the way there is an error, a missing end is none. */
+    d->all_rows = true;
+    jpeg_finish_decompress(c);
+    return SWIN_OK;
 }
 
 static swin_status decode(decoder *d, const uint8_t *bytes, size_t size, const swin_sink *sink)
 {
-    if (setjmp(d->trap)) return SWIN_ERR_FORMAT;
+    if (setjmp(d->trap)) return d->all_rows && d->exhausted ? SWIN_OK : SWIN_ERR_FORMAT;
     SWIN_TRY(read_header(d, bytes, size));
     return read_rows(d, sink);
 }

@@ -18,6 +18,8 @@ typedef struct reader {
     int64_t width, height;
     int depth, colour, passes;
     size_t row_bytes;
+    swin_region keep;
+    int64_t inflated; /* rows whose data were complete, of a picture that is not interlaced */
     uint8_t palette[256][3];
     uint8_t *packed; /* one row as the file holds it, or all rows when interlaced */
     uint8_t *rgb;    /* one row */
@@ -41,6 +43,15 @@ static void on_read(png_structp png, png_bytep out, size_t n)
     if (n > r->size - r->at) png_error(png, "the file is truncated");
     memcpy(out, r->bytes + r->at, n);
     r->at += n;
+}
+
+/* Called by libpng when a row is unpacked, before it looks at what follows. */
+static void on_row(png_structp png, png_row_infop info, png_bytep data)
+{
+    reader *r = png_get_user_transform_ptr(png);
+    (void)info;
+    (void)data;
+    r->inflated = (int64_t)png_get_current_row_number(png) + 1;
 }
 
 static uint32_t big32(const uint8_t *p)
@@ -131,6 +142,8 @@ static swin_status read_header(reader *r)
     png_set_crc_action(r->png, PNG_CRC_QUIET_USE, PNG_CRC_QUIET_USE);
     png_set_user_limits(r->png, PNG_UINT_31_MAX, PNG_UINT_31_MAX);
     png_set_read_fn(r->png, r, on_read);
+    png_set_read_user_transform_fn(r->png, on_row);
+    png_set_user_transform_info(r->png, r, 0, 0);
     png_read_info(r->png, r->info);
     r->width = png_get_image_width(r->png, r->info);
     r->height = png_get_image_height(r->png, r->info);
@@ -144,32 +157,49 @@ static swin_status read_header(reader *r)
     return SWIN_OK;
 }
 
-static swin_status read_rows(reader *r, const swin_sink *sink)
+static swin_status begin(reader *r, const swin_sink *sink)
 {
-    swin_region keep = { 0, r->width, 0, r->height };
     size_t pad = 0;
-    SWIN_TRY(sink->begin(sink->user, r->width, r->height, &keep, &pad));
-    const bool interlaced = r->passes > 1;
-    r->packed = calloc(interlaced ? (size_t)r->height : 1, r->row_bytes);
+    r->keep = (swin_region){ 0, r->width, 0, r->height };
+    SWIN_TRY(sink->begin(sink->user, r->width, r->height, &r->keep, &pad));
+    r->packed = calloc(r->passes > 1 ? (size_t)r->height : 1, r->row_bytes);
     r->rgb = malloc((size_t)r->width * 3 + pad);
-    if (!r->packed || !r->rgb) return swin_fail(SWIN_ERR_MEM, "no memory for the PNG's pixels");
-    for (int pass = 0; interlaced && pass < r->passes; pass++)
+    return r->packed && r->rgb ? SWIN_OK : swin_fail(SWIN_ERR_MEM, "no memory for the PNG's pixels");
+}
+
+static void give(reader *r, const swin_sink *sink, int64_t y, const uint8_t *row)
+{
+    if (y < r->keep.y0 || y >= r->keep.y1) return;
+    to_rgb(r->rgb, row, r);
+    sink->line(sink->user, y, r->rgb + 3 * r->keep.x0);
+}
+
+static void read_rows(reader *r, const swin_sink *sink)
+{
+    if (r->passes == 1) {
+        for (int64_t y = 0; y < r->height; y++) {
+            png_read_row(r->png, r->packed, NULL);
+            give(r, sink, y, r->packed);
+        }
+        return;
+    }
+    for (int pass = 0; pass < r->passes; pass++)
         for (int64_t y = 0; y < r->height; y++)
             png_read_row(r->png, r->packed + (size_t)y * r->row_bytes, NULL);
-    for (int64_t y = 0; y < r->height; y++) {
-        if (!interlaced) png_read_row(r->png, r->packed, NULL);
-        if (y < keep.y0 || y >= keep.y1) continue;
-        to_rgb(r->rgb, r->packed + (interlaced ? (size_t)y * r->row_bytes : 0), r);
-        sink->line(sink->user, y, r->rgb + 3 * keep.x0);
-    }
-    return SWIN_OK;
+    for (int64_t y = 0; y < r->height; y++) give(r, sink, y, r->packed + (size_t)y * r->row_bytes);
 }
 
 static swin_status decode(reader *r, const swin_sink *sink)
 {
-    if (setjmp(png_jmpbuf(r->png))) return SWIN_ERR_FORMAT;
+    if (setjmp(png_jmpbuf(r->png))) {
+        if (r->passes != 1 || r->inflated != r->height) return SWIN_ERR_FORMAT;
+        give(r, sink, r->height - 1, r->packed); /* Pillow asks for nothing after the last row's data */
+        return SWIN_OK;
+    }
     SWIN_TRY(read_header(r));
-    return read_rows(r, sink);
+    SWIN_TRY(begin(r, sink));
+    read_rows(r, sink);
+    return SWIN_OK;
 }
 
 swin_status swin_decode_png(const uint8_t *bytes, size_t size, const swin_sink *sink)

@@ -102,7 +102,7 @@ static const char *storage_name(swin_dtype d)
 }
 
 typedef struct view {
-    char storage[16];
+    char storage[24];
     swin_dtype dtype;
     int64_t numel, offset;
     int ndim;
@@ -228,7 +228,7 @@ void swin_torch_pickle(swin_bytes_out *o, swin_bytes_out **storages, size_t *cou
         used += s->one_storage ? used == 0 : 1;
     }
     if (s->buffers || s->add) {
-        char name[16];
+        char name[24];
         snprintf(name, sizeof name, "%zu", used);
         if (s->buffers) put_buffer(o, s, "layers.0.blocks.1.attn_mask", name);
         if (s->add) put_buffer(o, s, s->add, name);
@@ -295,7 +295,7 @@ void swin_torch_write_legacy(const char *path, const swin_param *list, size_t n,
     swin_torch_pickle(&o, &storages, &count, list, n, s);
     op(&o, 0x80), op(&o, 2), op(&o, ']'), op(&o, '(');
     for (size_t i = 0; i < count; i++) {
-        char key[16];
+        char key[24];
         snprintf(key, sizeof key, "%zu", count - 1 - i); /* torch sorts them as texts: any order */
         put_str(&o, s, key);
     }

@@ -134,13 +134,171 @@ static void test_refused(void **state)
     free(out);
 }
 
+/* ---- properties, on pictures made here ---------------------------------------------------------------------- */
+
+/* Each set of passes gives the plain one's bytes, and load gives preprocess's, for sizes of all kinds. */
+static void test_passes_agree(void **state)
+{
+    (void)state;
+    enum { SEED = 7, MOST = 600 };
+    swin_rng rng = { SEED };
+    swin_resizer *r;
+    size_t compared = 0;
+    uint8_t *file = malloc(MOST * MOST * 3 + 64), *want = malloc(64 * 64 * 3),
+            *got = malloc(64 * 64 * 3 + 64);
+    CHECK_OK(swin_resizer_create(&r));
+    for (int round = 0; round < 60; round++) {
+        const int w = 1 + (int)swin_rng_below(&rng, round % 3 ? 100 : MOST);
+        const int h = 1 + (int)swin_rng_below(&rng, round % 4 ? 100 : MOST);
+        const swin_preprocess p = { 1 + (int)swin_rng_below(&rng, 64), round % 2 };
+        const size_t n = (size_t)p.size * (size_t)p.size * 3, pixels = (size_t)w * (size_t)h * 3;
+        const size_t head = (size_t)sprintf((char *)file, "P6 %d %d 255\n", w, h);
+        for (size_t i = 0; i < pixels; i++) /* the extremes often, to meet the clipping */
+            file[head + i] =
+                (uint8_t)(swin_rng_below(&rng, 3) ? 255 * swin_rng_below(&rng, 2) : swin_rng_next(&rng));
+        uint8_t *exact = malloc(pixels); /* no byte more than the picture: reading on would be noticed */
+        memcpy(exact, file + head, pixels);
+        const swin_image im = { .data = exact, .width = w, .height = h };
+        swin_resizer_use(r, &swin_passes_plain);
+        CHECK_OK(swin_image_preprocess(r, want, &im, &p));
+        const swin_passes *passes;
+        for (int i = 0; (passes = swin_passes_get(i)); i++) {
+            swin_resizer_use(r, passes);
+            for (int whole = 0; whole < 2; whole++) {
+                memset(got, 0xa5, n + 64);
+                CHECK_OK(whole ? swin_image_preprocess(r, got, &im, &p)
+                               : swin_image_load(r, got, file, head + pixels, &p, NULL));
+                CHECK(memcmp(got, want, n) == 0, "seed %d, %s, %dx%d to %d: byte %zu", SEED, passes->name, w,
+                      h, p.size, first_difference(got, want, n));
+                for (int j = 0; j < 64; j++)
+                    CHECK(got[n + (size_t)j] == 0xa5, "%s wrote past the end", passes->name);
+                compared++;
+            }
+        }
+        free(exact);
+    }
+    print_message("%zu crops equal to the plain passes'\n", compared);
+    swin_resizer_free(r);
+    free(file);
+    free(want);
+    free(got);
+}
+
+/* Cropping and skipping inside libjpeg changes no byte, for every sample and odd subsampling. */
+static void test_load_is_decode_and_preprocess(void **state)
+{
+    (void)state;
+    SWIN_TEST_FILE(samples, "imagenet-samples");
+    const char *const folders[] = { samples, swin_test_file("odd-images") };
+    const swin_preprocess sizes[] = { crop224, { 48, true }, { 301, true } };
+    swin_resizer *r;
+    size_t compared = 0;
+    uint8_t *a = malloc(301 * 301 * 3), *b = malloc(301 * 301 * 3);
+    CHECK_OK(swin_resizer_create(&r));
+    for (int f = 0; f < 2 && folders[f]; f++) {
+        DIR *d = opendir(folders[f]);
+        for (struct dirent *e; (e = readdir(d));) {
+            char path[4096];
+            uint8_t *bytes;
+            size_t size;
+            swin_image im = { 0 };
+            int w1 = 0, w2 = 0;
+            if (e->d_name[0] == '.') continue;
+            snprintf(path, sizeof path, "%s/%s", folders[f], e->d_name);
+            CHECK_OK(swin_read_file(path, &bytes, &size));
+            const swin_status st = swin_image_decode(&im, bytes, size, &w1);
+            for (size_t i = 0; i < SWIN_COUNT(sizes); i++) {
+                const size_t n = (size_t)sizes[i].size * (size_t)sizes[i].size * 3;
+                CHECK(swin_image_load(r, b, bytes, size, &sizes[i], &w2) == st, "%s", e->d_name);
+                CHECK(w1 == w2, "%s: %d and %d warnings", e->d_name, w1, w2);
+                if (st != SWIN_OK) continue;
+                CHECK_OK(swin_image_preprocess(r, a, &im, &sizes[i]));
+                CHECK(memcmp(a, b, n) == 0, "%s, %d: byte %zu", e->d_name, sizes[i].size,
+                      first_difference(a, b, n));
+                compared++;
+            }
+            swin_image_free(&im);
+            free(bytes);
+        }
+        closedir(d);
+    }
+    print_message("%zu crops compared\n", compared);
+    swin_resizer_free(r);
+    free(a);
+    free(b);
+}
+
+/* Three float32 roundings, for each of the 768 inputs and at every place in a vector. */
+static void test_normalise(void **state)
+{
+    (void)state;
+    enum { S = 17 };
+    static const float mean[3] = { 0.485f, 0.456f, 0.406f }, deviation[3] = { 0.229f, 0.224f, 0.225f };
+    static uint8_t rgb[S * S * 3];
+    static float out[3 * S * S];
+    for (int shift = 0; shift < 256; shift++) {
+        for (int i = 0; i < S * S * 3; i++) rgb[i] = (uint8_t)(i / 3 + shift + 85 * (i % 3));
+        swin_image_normalise(out, rgb, S);
+        for (int i = 0; i < S * S; i++)
+            for (int c = 0; c < 3; c++) {
+                const volatile float x = (float)rgb[3 * i + c] / 255.0f;
+                const volatile float y = x - mean[c];
+                const float want = y / deviation[c], got = out[c * S * S + i];
+                CHECK(memcmp(&got, &want, sizeof got) == 0, "channel %d of %d: %.9g, not %.9g", c,
+                      rgb[3 * i + c], (double)got, (double)want);
+            }
+    }
+}
+
+static void test_sizes_and_texts(void **state)
+{
+    (void)state;
+    char text[100];
+    assert_int_equal(swin_preprocess_short_side(224), 256);
+    assert_int_equal(swin_preprocess_short_side(256), 292);
+    assert_int_equal(swin_preprocess_short_side(192), 219);
+    swin_preprocess_text(&crop224, text, sizeof text);
+    assert_string_equal(text, "bicubic short side 256, centre crop 224");
+}
+
+static void test_other_formats(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *bytes;
+        size_t size;
+        swin_status st;
+        const char *words;
+    } cases[] = {
+        { "", 0, SWIN_ERR_FORMAT, "empty file" },
+        { "hello", 5, SWIN_ERR_FORMAT, "not an image" },
+        { "\xff\xd8\xff", 3, SWIN_ERR_FORMAT, "truncated" },
+        { "\x89PNG\r\n\x1a\n", 8, SWIN_ERR_FORMAT, "truncated" },
+        { "BM......", 8, SWIN_ERR_UNSUPPORTED, "a BMP file" },
+        { "II*\0....", 8, SWIN_ERR_UNSUPPORTED, "a TIFF file" },
+        { "P6 0 5 255\n", 11, SWIN_ERR_FORMAT, "no pixels" },
+        { "P6 1 1 255\nab", 13, SWIN_ERR_FORMAT, "truncated" },
+        { "P6 99999 99999 255\n", 19, SWIN_ERR_FORMAT, "Pillow's limit" },
+        { "P5 99999999999 1 255\n", 21, SWIN_ERR_FORMAT, "bad header" },
+        { "P6 1 1 0\nabc", 12, SWIN_ERR_FORMAT, "bad header" },
+    };
+    swin_image im = { 0 };
+    for (size_t i = 0; i < SWIN_COUNT(cases); i++)
+        CHECK_FAILS(swin_image_decode(&im, (const uint8_t *)cases[i].bytes, cases[i].size, NULL), cases[i].st,
+                    cases[i].words);
+    CHECK_OK(swin_image_decode(&im, (const uint8_t *)"P5 2 1 5\n\x01\x05", 11, NULL));
+    assert_memory_equal(im.data, "\x33\x33\x33\xff\xff\xff", 6);
+    swin_image_free(&im);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden_crop224),
-        cmocka_unit_test(test_golden_squash384),
-        cmocka_unit_test(test_golden_odd),
-        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_golden_crop224), cmocka_unit_test(test_golden_squash384),
+        cmocka_unit_test(test_golden_odd),     cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_passes_agree),   cmocka_unit_test(test_load_is_decode_and_preprocess),
+        cmocka_unit_test(test_normalise),      cmocka_unit_test(test_sizes_and_texts),
+        cmocka_unit_test(test_other_formats),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -83,10 +83,10 @@ for name in swin-calib swin-eval swin-export swin-bench swin-info; do
         usage "--backend" "$p" --backend tpu
         usage "--backend" "$p" --backend
     fi
-    if has cfg; then
-        usage "--cfg" "$p"
-        usage "--cfg" "$p" --cfg "$tmp/absent.yaml" --resume "$tmp/absent.pth" --data-path "$tmp" --calib "$tmp/absent.h5"
-        usage "--cfg" "$p" --cfg "$tmp" --resume "$tmp/absent.pth"
+    if has cfg && [[ $name != swin-info && $name != swin-export ]]; then # those have other needs first
+        usage "--" "$p"
+        usage "--cfg" "$p" --cfg "$tmp/absent.yaml" --resume "$tmp/absent.pth" --data-path "$tmp"
+        usage "--cfg" "$p" --cfg "$tmp" --resume "$tmp/absent.pth" --data-path "$tmp"
     fi
     has batch-size && usage "--batch-size" "$p" --batch-size 0
     has percentile && usage "--percentile" "$p" --percentile nan

@@ -68,21 +68,13 @@ static swin_gemm_math math_of(const swin_cuda *d, swin_dtype dtype)
     return d->tf32 && d->major >= 8 ? SWIN_GEMM_TF32 : SWIN_GEMM_FP32;
 }
 
-static int chosen_config(const swin_cuda *d, const swin_gemm *p)
-{
-    for (size_t i = 0; i < d->nchoices; i++) {
-        const swin_cuda_choice *c = &d->choices[i];
-        if (c->math == (int)p->math && c->n == p->n && c->k == p->k && c->m == p->m) return c->config;
-    }
-    return -1;
-}
-
 /* Tensor cores need sm_80; before it and for odd shapes there is the plain kernel. */
 static swin_status run_gemm(swin_cuda *d, const swin_gemm *p)
 {
     cudaError_t e = cudaErrorNotSupported;
+    if (d->tuning) SWIN_TRY(swin_tune_learn(d, p));
     if (d->major >= 8 || p->math == SWIN_GEMM_FP32)
-        e = swin_gemm_launch(d->stream, p, chosen_config(d, p), d->multiprocessors);
+        e = swin_gemm_launch(d->stream, p, swin_tune_find(d, p), d->multiprocessors);
     if (e == cudaErrorNotSupported) e = swin_gemm_any_launch(d->stream, p);
     return swin_cuda_status(e, "linear");
 }

@@ -259,6 +259,9 @@ struct swin_ops {
     void (*graph_free)(swin_dev *dev, swin_graph *graph); /* NULL is fine */
     /* Bytes of the device's memory that are free and that there are. */
     swin_status (*memory)(swin_dev *dev, size_t *free_bytes, size_t *total_bytes);
+    /* From on to off, every product tries its ways and the fastest is kept, for this device and for later runs on it
+     * (a file in the user's cache folder). All of them give the same bits. */
+    swin_status (*tune)(swin_dev *dev, bool on);
 };
 
 /* The backends of this build, best last tried by "auto": cuda where a GPU answers, else cpu. NULL ends the list. */

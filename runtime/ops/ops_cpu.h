@@ -5,9 +5,6 @@
 #include "runtime/ops/host.h"
 #include "runtime/ops/ops_cpu_kernels.h"
 
-/* Counters of one worker's observation: small, so that they stay in L1. */
-#define SWIN_CPU_TABLES 4
-
 typedef struct swin_cpu_worker {
     float *room; /* owned scratch floats, grown by swin_cpu_room */
     size_t floats;

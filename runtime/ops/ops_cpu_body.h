@@ -136,29 +136,6 @@ static void round_to(float *x, int64_t n, swin_dtype dtype)
     }
 }
 
-static bool range(const float *x, int64_t n, float *min, float *max)
-{
-    vf lo[2] = { vf_set(x[0]), vf_set(x[0]) }, hi[2] = { lo[0], lo[0] }, zero[2] = { { 0 } };
-    int64_t c = 0;
-    for (; c + 2 * VL <= n; c += 2 * VL)
-        for (int i = 0; i < 2; i++) {
-            const vf v = vf_load(x + c + i * VL);
-            lo[i] = vf_min(lo[i], v);
-            hi[i] = vf_max(hi[i], v);
-            zero[i] = vf_fma(v, vf_set(0.0f), zero[i]); /* NaN once v is NaN or infinite */
-        }
-    for (; c < n; c += VL) {
-        const int left = n - c < VL ? (int)(n - c) : VL;
-        const vf v = left == VL ? vf_load(x + c) : vf_pick(vi_first(left), vf_load_part(x + c, left), lo[0]);
-        lo[0] = vf_min(lo[0], v);
-        hi[0] = vf_max(hi[0], v);
-        zero[0] = vf_fma(v, vf_set(0.0f), zero[0]);
-    }
-    *min = vf_least(vf_min(lo[0], lo[1]));
-    *max = vf_most(vf_max(hi[0], hi[1]));
-    return vf_sum(zero[0] + zero[1]) == 0;
-}
-
 /* floor(v / width) + HALF. Rounding v / width + HALF downwards keeps its integer part; without such an instruction,
  * truncate and correct where that went up (v / width may underflow to 0, so v itself is compared). */
 ALWAYS_INLINE vi bin_of(vf v, float width, float inverse)
@@ -174,15 +151,57 @@ ALWAYS_INLINE vi bin_of(vf v, float width, float inverse)
 #endif
 }
 
-static void bins(uint16_t *index, const float *x, int64_t n, float width)
+/* bin[i] for one group; false when a value is not within +-limit. */
+ALWAYS_INLINE bool group_bins(uint16_t *bin, const float *x, float width, float inverse, vf *lo, vf *hi)
+{
+    typedef uint16_t vh __attribute__((vector_size(2 * VL)));
+    vf least = *lo, most = *hi;
+#if VL == 16
+    __mmask16 outside = 0;
+#else
+    vi outside = { 0 };
+#endif
+    for (int c = 0; c < SWIN_CPU_GROUP; c += VL) {
+        const vf v = vf_load(x + c);
+        const vh h = __builtin_convertvector(bin_of(v, width, inverse), vh);
+        memcpy(bin + c, &h, sizeof h);
+#if VL == 16
+        outside |= _mm512_cmp_ps_mask((__m512)vf_abs(v), _mm512_set1_ps(width * SWIN_HIST_HALF), _CMP_NLT_UQ);
+#else
+        outside |= ~(vf_abs(v) < width * SWIN_HIST_HALF);
+#endif
+        least = vf_min(least, v);
+        most = vf_max(most, v);
+    }
+#if VL == 16
+    if (outside) return false;
+#else
+    for (int i = 0; i < VL; i++)
+        if (outside[i]) return false;
+#endif
+    *lo = least;
+    *hi = most;
+    return true;
+}
+
+static int64_t count(uint16_t *counts, const float *x, int64_t n, float width, float *min, float *max)
 {
     const float inverse = 1.0f / width;
-    typedef uint16_t vh __attribute__((vector_size(2 * VL)));
-    for (int64_t c = 0; c < n; c += VL) {
-        const int left = n - c < VL ? (int)(n - c) : VL;
-        const vh h = __builtin_convertvector(bin_of(vf_load_n(x + c, left), width, inverse), vh);
-        memcpy(index + c, &h, sizeof h);
+    vf lo = vf_set(*min), hi = vf_set(*max);
+    uint16_t bin[SWIN_CPU_GROUP];
+    int64_t i = 0;
+    for (; i + SWIN_CPU_GROUP <= n && group_bins(bin, x + i, width, inverse, &lo, &hi); i += SWIN_CPU_GROUP)
+#pragma GCC unroll 16
+        for (int t = 0; t < SWIN_CPU_GROUP; t++) counts[bin[t] * SWIN_CPU_TABLES + t % SWIN_CPU_TABLES]++;
+    if (n - i > 0 && n - i < SWIN_CPU_GROUP) {
+        float last[SWIN_CPU_GROUP];
+        for (int t = 0; t < SWIN_CPU_GROUP; t++) last[t] = x[t < n - i ? i + t : i];
+        if (group_bins(bin, last, width, inverse, &lo, &hi))
+            for (int t = 0; i < n; t++, i++) counts[bin[t] * SWIN_CPU_TABLES + t % SWIN_CPU_TABLES]++;
     }
+    *min = vf_least(lo);
+    *max = vf_most(hi);
+    return i;
 }
 
 const swin_cpu_kernels SWIN_CPU_TABLE = {
@@ -200,6 +219,5 @@ const swin_cpu_kernels SWIN_CPU_TABLE = {
     .mean = mean,
     .fake_quant = fake_quant,
     .round_to = round_to,
-    .range = range,
-    .bins = bins,
+    .count = count,
 };

@@ -9,6 +9,9 @@
 
 #include "runtime/ops/ops.h"
 
+/* Neighbouring values often fall into one bin; several counters for each bin keep their increments apart. */
+enum { SWIN_CPU_TABLES = 4, SWIN_CPU_GROUP = 32 };
+
 /* y[row] = act(x[row] W^T + bias), or y[map row] += x[row] W^T + bias. */
 typedef struct swin_cpu_linear {
     const float *x;
@@ -50,10 +53,11 @@ typedef struct swin_cpu_kernels {
     void (*fake_quant)(float *x, int64_t n, float scale, float zero, float lo, float hi);
     void (*round_to)(float *x, int64_t n, swin_dtype dtype);
 
-    /* Smallest and largest value; false when one is NaN or infinite (then both are undefined). n > 0. */
-    bool (*range)(const float *x, int64_t n, float *min, float *max);
-    /* index[i] = floor(x[i] / width) + SWIN_HIST_HALF. |x| < width * SWIN_HIST_HALF. n a multiple of 16 may be written. */
-    void (*bins)(uint16_t *index, const float *x, int64_t n, float width);
+    /* Count x's bins of `width` into counts [SWIN_HIST_BINS][SWIN_CPU_TABLES] and stretch *min, *max. Stops before the
+     * first group of SWIN_CPU_GROUP values (the last may be shorter) that holds one with |x| >= width * SWIN_HIST_HALF, NaN
+     * and infinities included; returns how many were counted. A group adds at most SWIN_CPU_GROUP / SWIN_CPU_TABLES to a
+     * counter. */
+    int64_t (*count)(uint16_t *counts, const float *x, int64_t n, float width, float *min, float *max);
 } swin_cpu_kernels;
 
 extern const swin_cpu_kernels swin_cpu_generic, swin_cpu_avx2, swin_cpu_avx512;

@@ -1,6 +1,4 @@
-/* Observation on the cpu: range, bin numbers and counts, block by block while the block is in L1.
- *
- * Each worker counts into small tables of its own, at a bin width that only grows, and adds them to the observer under its
+/* Observation on the cpu. Each worker counts into small tables of its own, at a bin width that only grows, and adds them to the observer under its
  * lock: when its share is done, when a counter could overflow, and before its width changes. Integer sums make the result
  * independent of who counted what.
  */
@@ -11,8 +9,8 @@
 
 #include "runtime/ops/ops_cpu.h"
 
-/* Neighbouring elements often fall into one bin; TABLES counters for each bin keep their increments apart. */
-enum { TABLES = SWIN_CPU_TABLES, BLOCK = 2048, FULL = 65535 };
+/* FULL: a tally's depth that still has room for a group or two before a 16-bit counter could overflow. */
+enum { TABLES = SWIN_CPU_TABLES, GROUP = SWIN_CPU_GROUP, FULL = (65535 / (GROUP / TABLES) - 4) * GROUP };
 
 struct swin_observer {
     pthread_mutex_t lock;
@@ -43,7 +41,7 @@ typedef struct tally {
     uint16_t *counts; /* [BINS][TABLES] */
     float width, min, max;
     uint64_t finite, nonfinite;
-    int64_t depth; /* no counter is above this */
+    int64_t depth; /* values that bound every counter: under depth / GROUP * (GROUP / TABLES) */
 } tally;
 
 static void coarsen(swin_observed *s, float width)
@@ -59,14 +57,14 @@ static void coarsen(swin_observed *s, float width)
 /* Add the counts to s, `shift` halvings coarser, and zero them. Most bins of a group are empty. */
 static void give_counts(swin_observed *s, uint16_t *counts, int shift)
 {
-    enum { GROUP = 16 };
-    for (int g = 0; g < SWIN_HIST_BINS; g += GROUP) {
+    enum { BINS = 16 };
+    for (int g = 0; g < SWIN_HIST_BINS; g += BINS) {
         uint16_t *c = counts + (size_t)g * TABLES;
-        uint64_t any = 0, words[GROUP * TABLES / 4];
+        uint64_t any = 0, words[BINS * TABLES / 4];
         memcpy(words, c, sizeof words);
         for (size_t i = 0; i < SWIN_COUNT(words); i++) any |= words[i];
         if (!any) continue;
-        for (int b = 0; b < GROUP; b++) {
+        for (int b = 0; b < BINS; b++) {
             uint32_t sum = 0;
             for (int t = 0; t < TABLES; t++) sum += c[b * TABLES + t];
             s->hist[((g + b - SWIN_HIST_HALF) >> shift) + SWIN_HIST_HALF] += sum;
@@ -87,7 +85,8 @@ static void give(tally *t)
         }
         coarsen(s, t->width);
         int shift = 0;
-        for (float w = t->width; w < s->bin_width && shift < 14; w *= 2) shift++; /* 13 leave -1 and 0 alone */
+        for (float w = t->width; w < s->bin_width && shift < 14; w *= 2)
+            shift++; /* 13 leave -1 and 0 alone */
         give_counts(s, t->counts, shift);
         s->min = t->min < s->min ? t->min : s->min;
         s->max = t->max > s->max ? t->max : s->max;
@@ -99,39 +98,52 @@ static void give(tally *t)
     t->depth = 0;
 }
 
-/* n finite values, n <= BLOCK. */
-static void tally_finite(const swin_cpu_kernels *k, tally *t, const float *x, int64_t n, float min, float max)
+/* All n values, as far as they fit the width; returns how many. */
+static int64_t tally_fitting(const swin_cpu_kernels *k, tally *t, const float *x, int64_t n)
 {
-    uint16_t bin[BLOCK + 64];
-    const float amax = fmaxf(fabsf(min), fabsf(max)),
-                width = amax < t->width * SWIN_HIST_HALF ? t->width : swin_observed_width(amax);
-    if (width > t->width || t->depth + n / TABLES + TABLES > FULL) {
-        if (t->finite > 0) give(t);
-        t->width = width;
+    float min = t->finite ? t->min : INFINITY, max = t->finite ? t->max : -INFINITY;
+    const int64_t done = k->count(t->counts, x, n, t->width, &min, &max);
+    if (done > 0) {
+        t->min = min;
+        t->max = max;
+        t->finite += (uint64_t)done;
+        t->depth += done + GROUP;
     }
-    t->min = t->finite == 0 || min < t->min ? min : t->min;
-    t->max = t->finite == 0 || max > t->max ? max : t->max;
-    t->finite += (uint64_t)n;
-    t->depth += n / TABLES + TABLES;
-    k->bins(bin, x, n, t->width);
-    int64_t i = 0;
-    for (; i + TABLES <= n; i += TABLES)
-        for (int j = 0; j < TABLES; j++) t->counts[bin[i + j] * TABLES + j]++;
-    for (; i < n; i++) t->counts[bin[i] * TABLES]++;
+    return done;
 }
 
-static void tally_block(const swin_cpu_kernels *k, tally *t, const float *x, int64_t n)
+/* A group that does not fit: NaN and infinities are left out, the width grows to what remains. */
+static void tally_misfits(const swin_cpu_kernels *k, tally *t, const float *x, int64_t n)
 {
-    float min, max, kept[BLOCK];
-    if (k->range(x, n, &min, &max)) {
-        tally_finite(k, t, x, n, min, max);
-        return;
+    float kept[GROUP], amax = 0;
+    int64_t count = 0;
+    for (int64_t i = 0; i < n; i++) {
+        if (!isfinite(x[i])) continue;
+        kept[count++] = x[i];
+        amax = fmaxf(amax, fabsf(x[i]));
     }
-    int64_t count = 0; /* rare: leave out what is not finite */
-    for (int64_t i = 0; i < n; i++)
-        if (isfinite(x[i])) kept[count++] = x[i];
     t->nonfinite += (uint64_t)(n - count);
-    if (count > 0 && k->range(kept, count, &min, &max)) tally_finite(k, t, kept, count, min, max);
+    if (!(amax < t->width * SWIN_HIST_HALF)) {
+        if (t->finite > 0) give(t);
+        t->width = swin_observed_width(amax);
+    }
+    tally_fitting(k, t, kept, count);
+}
+
+static void tally_run(const swin_cpu_kernels *k, tally *t, const float *x, int64_t n)
+{
+    while (n > 0) {
+        if (t->depth + 2 * GROUP > FULL) give(t);
+        const int64_t room = (FULL - t->depth) / GROUP * GROUP - GROUP;
+        int64_t done = tally_fitting(k, t, x, n < room ? n : room);
+        if (done < n && done < room) {
+            const int64_t group = n - done < GROUP ? n - done : GROUP;
+            tally_misfits(k, t, x + done, group);
+            done += group;
+        }
+        x += done;
+        n -= done;
+    }
 }
 
 typedef struct observe_job {
@@ -159,9 +171,7 @@ static swin_status observe_rows(void *user, int64_t from, int64_t to, int worker
     if (!t.counts) return swin_fail(SWIN_ERR_MEM, "observe: no memory");
     const bool dense = j->x->ld == j->x->cols; /* then the rows are one long run */
     const int64_t run = dense ? (to - from) * j->x->cols : j->x->cols;
-    for (int64_t r = from; r < to; r += dense ? to - from : 1)
-        for (int64_t c = 0; c < run; c += BLOCK)
-            tally_block(k, &t, swin_row(j->x, r) + c, run - c < BLOCK ? run - c : BLOCK);
+    for (int64_t r = from; r < to; r += dense ? to - from : 1) tally_run(k, &t, swin_row(j->x, r), run);
     give(&t);
     return SWIN_OK;
 }

@@ -67,6 +67,7 @@ static swin_status set_up(swin_cuda *d, const swin_dev_opts *opts)
     SWIN_TRY(swin_cuda_status(cudaDriverGetVersion(&d->driver), "the driver's version"));
     SWIN_TRY(swin_cuda_status(cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking), "a stream"));
     SWIN_TRY(swin_alloc_cuda(&d->base, (void **)&d->scratch, sizeof *d->scratch));
+    swin_tune_load(d);
     return swin_cuda_status(cudaMemsetAsync(d->scratch, 0, sizeof *d->scratch, d->stream), "cudaMemset");
 }
 
@@ -414,4 +415,5 @@ const swin_ops swin_ops_cuda = {
     .graph_launch = cuda_graph_launch,
     .graph_free = cuda_graph_free,
     .memory = cuda_memory,
+    .tune = swin_tune_cuda,
 };

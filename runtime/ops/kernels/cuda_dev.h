@@ -25,7 +25,7 @@ typedef struct swin_cuda {
     swin_dev base;
     int device, multiprocessors, major, minor, runtime, driver;
     size_t memory, l2;
-    bool tf32, capturing;
+    bool tf32, capturing, tuning;
     char name[256];
     cudaStream_t stream;
     swin_cuda_stage stages[2];
@@ -67,6 +67,13 @@ swin_status swin_patch_embed_cuda(swin_dev *dev, swin_tensor *out, const float *
 
 /* ops_cuda.c: one part of attention, on tensor cores where they take it. */
 swin_status swin_attention_run_cuda(swin_dev *dev, const swin_attention_args *args, swin_attention_part part);
+
+/* tune_cuda.c: choices of tiles. load takes what an earlier run found for this GPU, if anything; find returns -1 for a
+ * shape without a choice; learn measures every configuration of one product and keeps the fastest. */
+void swin_tune_load(swin_cuda *d);
+int swin_tune_find(const swin_cuda *d, const swin_gemm *p);
+swin_status swin_tune_learn(swin_cuda *d, const swin_gemm *p);
+swin_status swin_tune_cuda(swin_dev *dev, bool on);
 
 /* memory_cuda.c */
 swin_status swin_alloc_cuda(swin_dev *dev, void **p, size_t bytes);

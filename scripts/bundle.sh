@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Gather the programs, the tests and every shared library they need into one folder that runs on a bare machine with the
+# same C library or a newer one: scripts/bundle.sh [BUILD_FOLDER] [BUNDLE_FOLDER]
+#
+# The CUDA driver is found at run time; the C library and the loader stay the machine's own.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+build=${1:-build} bundle=${2:-bundle}
+command -v patchelf >/dev/null || { echo "bundle.sh: patchelf is needed (apt-get install patchelf)" >&2; exit 1; }
+
+rm -rf "$bundle"
+mkdir -p "$bundle/bin" "$bundle/lib" "$bundle/tests"
+cp "$build"/bin/swin-* "$bundle/bin/"
+for t in "$build"/tests/test_cuda_* ; do
+    [[ -x $t && -f $t ]] && cp "$t" "$bundle/bin/"
+done
+cp -r configs "$bundle/"
+cp -r tests/peers "$bundle/tests/"
+cp scripts/gpu_check.sh "$bundle/" 2>/dev/null || true
+
+# What the loader would find here, without the C library's own parts.
+libraries() {
+    ldd "$@" 2>/dev/null | awk '$2 == "=>" && $3 ~ /^\// { print $3 }' | sort -u |
+        grep -vE '/(libc|libm|libpthread|libdl|librt|libresolv|ld-linux[^/]*)\.so'
+}
+libraries "$bundle"/bin/* | while read -r lib; do cp -L "$lib" "$bundle/lib/"; done
+for f in "$bundle"/bin/*; do
+    strip --strip-unneeded "$f"
+    patchelf --set-rpath '$ORIGIN/../lib' "$f"
+done
+for f in "$bundle"/lib/*; do patchelf --set-rpath '$ORIGIN' "$f"; done
+du -sh "$bundle" | awk '{ print "bundle: " $1 " in " $2 }'

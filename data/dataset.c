@@ -15,7 +15,7 @@ struct swin_dataset {
     int classes;
 };
 
-/* ---- lists -------------------------------------------------------------------------------------------------- */
+/* ---- lists --------------------------------------------------------------------------------------------- */
 
 static swin_status grow(void **p, size_t *capacity, size_t need, size_t item)
 {
@@ -79,7 +79,7 @@ swin_status swin_bytes_reserve(swin_bytes *b, size_t n)
     return SWIN_OK;
 }
 
-/* ---- where a data set lies ---------------------------------------------------------------------------------- */
+/* ---- where a data set lies ----------------------------------------------------------------------------- */
 
 /* The places that a path and a split can mean. */
 typedef struct places {

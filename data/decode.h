@@ -1,7 +1,8 @@
-/* data/decode.h - inside the data module: a decoder for each file format, which hands rows of RGB to a sink.
+/* data/decode.h - inside the data module: a decoder for each file format, which hands rows of RGB to a
+ * sink.
  *
- * A decoder never holds the whole picture unless its format forces it to (interlaced PNG), so that memory follows what the
- * sink keeps and not what a hostile header claims.
+ * A decoder never holds the whole picture unless its format forces it to (interlaced PNG), so that memory
+ * follows what the sink keeps and not what a hostile header claims.
  */
 #ifndef SWIN_DATA_DECODE_H
 #define SWIN_DATA_DECODE_H
@@ -18,8 +19,8 @@ typedef struct swin_region {
 
 typedef struct swin_sink {
     /*
-     * The size is known. keep is the whole picture on entry; the sink may shrink it to what it needs, and asks with *pad
-     * for that many readable bytes (of any value) after each row.
+     * The size is known. keep is the whole picture on entry; the sink may shrink it to what it needs, and
+     * asks with *pad for that many readable bytes (of any value) after each row.
      */
     swin_status (*begin)(void *user, int64_t width, int64_t height, swin_region *keep, size_t *pad);
     /* Row y, y0 <= y < y1, in order: rgb holds pixels x0 to x1, 3 bytes each; valid until return. */
@@ -34,8 +35,9 @@ typedef struct swin_sink {
 swin_status swin_image_check_size(int64_t width, int64_t height);
 
 /*
- * Decode a file of the format that its first bytes show. All of it is decoded, also outside the kept region: what
- * Pillow refuses to load is refused. warnings: libjpeg's count of recoverable faults, 0 for the other formats.
+ * Decode a file of the format that its first bytes show. All of it is decoded, also outside the kept
+ * region: what Pillow refuses to load is refused. warnings: libjpeg's count of recoverable faults, 0 for
+ * the other formats.
  */
 swin_status swin_decode(const uint8_t *bytes, size_t size, const swin_sink *sink, int *warnings);
 

@@ -21,7 +21,7 @@ typedef struct decoder {
     uint8_t *rgb;     /* the same as RGB, where libjpeg cannot make that itself */
 } decoder;
 
-/* ---- callbacks of libjpeg --------------------------------------------------------------------------------- */
+/* ---- callbacks of libjpeg ------------------------------------------------------------------------------ */
 
 static void on_error(j_common_ptr c)
 {
@@ -42,9 +42,9 @@ static void source_nothing(j_decompress_ptr c)
 }
 
 /*
- * Pillow feeds libjpeg from a source that suspends; a file is truncated when the decoder asks for more bytes than
- * there are before the last row is out. Here an end marker is given instead (skipping rows needs a source that never
- * suspends), and the question is remembered.
+ * Pillow feeds libjpeg from a source that suspends; a file is truncated when the decoder asks for more
+ * bytes than there are before the last row is out. Here an end marker is given instead (skipping rows needs
+ * a source that never suspends), and the question is remembered.
  */
 static boolean source_fill(j_decompress_ptr c)
 {
@@ -66,7 +66,7 @@ static void source_skip(j_decompress_ptr c, long n)
     c->src->bytes_in_buffer -= (size_t)n;
 }
 
-/* ---- colours ------------------------------------------------------------------------------------------------ */
+/* ---- colours ------------------------------------------------------------------------------------------- */
 
 static void gray_to_rgb(uint8_t *rgb, const uint8_t *gray, size_t n)
 {
@@ -79,7 +79,7 @@ static unsigned times_255th(unsigned a, unsigned b) /* a * b / 255, rounded */
     return ((t >> 8) + t) >> 8;
 }
 
-/* Pillow takes every CMYK JPEG as inverted (Adobe's habit), then multiplies by the paper that black leaves. */
+/* Pillow takes every CMYK JPEG as inverted (Adobe's habit); black then scales the other three. */
 static void inverted_cmyk_to_rgb(uint8_t *rgb, const uint8_t *cmyk, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
@@ -103,7 +103,7 @@ static const uint8_t *to_rgb(const decoder *d)
     }
 }
 
-/* ---- decoding ----------------------------------------------------------------------------------------------- */
+/* ---- decoding ------------------------------------------------------------------------------------------ */
 
 static swin_status truncated(void)
 {
@@ -141,7 +141,8 @@ static swin_status read_header(decoder *d, const uint8_t *bytes, size_t size)
 }
 
 /*
- * libjpeg-turbo writes a row that lies on a 32-byte boundary past the caches, from where the resize would wait for it:
+ * libjpeg-turbo writes a row that lies on a 32-byte boundary past the caches, from where the resize would
+ * wait for it:
  * decoded is 16 bytes off such a boundary.
  */
 static swin_status alloc_rows(decoder *d, size_t pad)
@@ -155,9 +156,10 @@ static swin_status alloc_rows(decoder *d, size_t pad)
 }
 
 /*
- * Narrow the decoder to the kept columns; *x is the first column it then gives. At a cut libjpeg interpolates the chroma of
- * the outermost pixel without its neighbour: two pixels of margin keep that out of sight. A file in several
- * scans is decoded whole, since libjpeg smooths its unfinished coefficients across blocks.
+ * Narrow the decoder to the kept columns; *x is the first column it then gives. At a cut libjpeg
+ * interpolates the chroma of the outermost pixel without its neighbour: two pixels of margin keep that out
+ * of sight. A file in several scans is decoded whole, since libjpeg smooths its unfinished coefficients
+ * across blocks.
  */
 static void crop_columns(decoder *d, const swin_region *keep, int64_t *x)
 {
@@ -172,7 +174,8 @@ static void crop_columns(decoder *d, const swin_region *keep, int64_t *x)
     *x = first;
 }
 
-/* Rows that nobody needs: their bits are read (a truncated file must be noticed), their pixels not computed. */
+/* Rows that nobody needs: their bits are read (a truncated file must be noticed), their pixels not
+ * computed. */
 static void skip_rows(decoder *d, int64_t to)
 {
     struct jpeg_decompress_struct *c = &d->cinfo;

@@ -1,5 +1,5 @@
-/* libpng, with the pixel rules of Pillow's convert("RGB"): alpha is dropped and not blended, 16-bit colour keeps its high
- * byte, 16-bit gray is cut off at 255, gamma and transparency chunks change nothing. */
+/* libpng, with the pixel rules of Pillow's convert("RGB"): alpha is dropped and not blended, 16-bit colour
+ * keeps its high byte, 16-bit gray is cut off at 255, gamma and transparency chunks change nothing. */
 #include "data/decode.h"
 
 #include <setjmp.h>
@@ -59,7 +59,8 @@ static uint32_t big32(const uint8_t *p)
     return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
 }
 
-/* Pillow refuses a bad checksum in any chunk before the pixels and asks for none in the pixels; libpng has no such rule. */
+/* Pillow refuses a bad checksum in any chunk before the pixels and asks for none in the pixels; libpng has
+ * no such rule. */
 static swin_status check_headers(const uint8_t *bytes, size_t size)
 {
     size_t at = 8;

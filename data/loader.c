@@ -1,6 +1,6 @@
-/* Workers take images in list order and put each into a slot of a ring; the consumer empties the slots in list order. A worker
- * may be at most `depth` images ahead of the consumer: that bounds memory, and nothing that is delivered depends on who
- * decoded what. */
+/* Workers take images in list order and put each into a slot of a ring; the consumer empties the slots in
+ * list order. A worker may be at most `depth` images ahead of the consumer: that bounds memory, and nothing
+ * that is delivered depends on who decoded what. */
 #include "data/loader.h"
 
 #include <pthread.h>
@@ -68,7 +68,7 @@ static size_t crop_bytes(const swin_loader *l)
     return (size_t)l->opts.preprocess.size * (size_t)l->opts.preprocess.size * 3;
 }
 
-/* ---- workers ------------------------------------------------------------------------------------------------ */
+/* ---- workers ------------------------------------------------------------------------------------------- */
 
 static swin_status load(worker *w, slot *s, size_t index)
 {
@@ -107,7 +107,7 @@ static void *work(void *user)
     return NULL;
 }
 
-/* ---- opening ------------------------------------------------------------------------------------------------ */
+/* ---- opening ------------------------------------------------------------------------------------------- */
 
 static swin_status check_opts(const swin_dataset *ds, const swin_loader_opts *o)
 {
@@ -197,7 +197,7 @@ swin_status swin_loader_open(swin_loader **out, swin_dataset *ds, const swin_loa
     return SWIN_OK;
 }
 
-/* ---- delivering --------------------------------------------------------------------------------------------- */
+/* ---- delivering ---------------------------------------------------------------------------------------- */
 
 /* The next image in order, decoded or failed; it stays the consumer's until release(). */
 static slot *await(swin_loader *l)

@@ -1,7 +1,8 @@
 /* data/loader.h - a data set as a stream of batches, read, decoded and resized ahead by worker threads.
  *
- * Order and bytes do not depend on the number of workers or the queue's depth. A file that cannot be decoded is named,
- * counted and left out (strict: it ends the stream with an error), and the next one takes its place in the batch.
+ * Order and bytes do not depend on the number of workers or the queue's depth. A file that cannot be
+ * decoded is named, counted and left out (strict: it ends the stream with an error), and the next one takes
+ * its place in the batch.
  */
 #ifndef SWIN_DATA_LOADER_H
 #define SWIN_DATA_LOADER_H
@@ -39,7 +40,7 @@ typedef struct swin_loader_report {
     size_t images;                        /* delivered */
     size_t warnings;                      /* of them, with recoverable JPEG faults */
     size_t broken;                        /* left out */
-    const size_t *broken_index;           /* [broken] positions in the data set, in order; the loader's memory */
+    const size_t *broken_index;           /* [broken] positions in the data set, in order; the loader's */
     const char *const *broken_reason;     /* [broken] */
     char image_list_sha256[SWIN_SHA256_HEX]; /* over each delivered image, in order: its label (8 bytes,
                                                 little-endian) and the SHA-256 of its file; complete

@@ -1,5 +1,5 @@
-/* The picture's rows in, the network's square out: rows are resampled as they come and kept only while an output row needs
- * them, so memory is a few rows whatever the picture's height. */
+/* The picture's rows in, the network's square out: rows are resampled as they come and kept only while an
+ * output row needs them, so memory is a few rows whatever the picture's height. */
 #include "data/resize.h"
 
 #include <math.h>

@@ -1,8 +1,8 @@
 /* data/resize.h - inside the data module: Pillow's fixed-point bicubic resampling along one axis at a time.
  *
- * An output sample is clip((2^21 + sum of pixel * k) >> 22), k being the weight times 2^22, rounded. The plain passes say what that
- * is; the others give the same bytes. They split k into k = high * 2^11 + low (or into three 8-bit digits), so that narrow
- * multiply-add instructions do exact work.
+ * An output sample is clip((2^21 + sum of pixel * k) >> 22), k being the weight times 2^22, rounded. The
+ * plain passes say what that is; the others give the same bytes. They split k into k = high * 2^11 + low
+ * (or into three 8-bit digits), so that narrow multiply-add instructions do exact work.
  */
 #ifndef SWIN_DATA_RESIZE_H
 #define SWIN_DATA_RESIZE_H
@@ -29,7 +29,7 @@ typedef struct swin_axis {
     int32_t *k;          /* [count][taps], 0 after the used ones */
     int16_t *high, *low;    /* [(count + 1) / 2][taps / 4][2][16]: for a pair of outputs and four taps, what
                                multiplies (r0 r1 g0 g1 b0 b1 - - r2 r3 g2 g3 b2 b3 - -) */
-    int8_t *digits;         /* [(count + 3) / 4][taps / 4][3][4][16]: for four outputs and four taps, the three
+    int8_t *digits;         /* [(count + 3) / 4][taps / 4][3][4][16]: for four outputs and taps, the three
                                digits of what multiplies (r0 r1 r2 r3 g0 ... b3 - - - -); 64-byte aligned as
                                are high and low */
     size_t capacity;     /* pairs of outputs times taps */
@@ -41,8 +41,8 @@ swin_status swin_axis_set(swin_axis *a, int64_t in, int64_t resized, int64_t fir
 void swin_axis_free(swin_axis *a);
 
 /*
- * One row, 3 channels interleaved. in points to input sample `origin`; bytes after the last input sample that a tap
- * uses may be read, up to 12 * taps + SWIN_ROW_SLACK. out has SWIN_ROW_SLACK spare bytes.
+ * One row, 3 channels interleaved. in points to input sample `origin`; bytes after the last input sample
+ * that a tap uses may be read, up to 12 * taps + SWIN_ROW_SLACK. out has SWIN_ROW_SLACK spare bytes.
  */
 typedef void (*swin_horizontal_pass)(uint8_t *out, const uint8_t *in, int64_t origin, const swin_axis *a);
 

@@ -1,6 +1,6 @@
 #if defined(__x86_64__)
-/* Four outputs at a time, one in each 128-bit lane, four taps in one instruction: a weight is digit[2] * 2^16 + digit[1] *
- * 2^8 + digit[0], each of 8 signed bits. */
+/* Four outputs at a time, one in each 128-bit lane, four taps in one instruction: a weight is digit[2] *
+ * 2^16 + digit[1] * 2^8 + digit[0], each of 8 signed bits. */
 #include "data/resize.h"
 
 #include <immintrin.h>

@@ -11,8 +11,8 @@ static size_t spread(size_t i, size_t total, size_t want)
 }
 
 /*
- * Knuth's selection sampling: each position is kept with the chance that makes every set of `want` equally likely; it comes out
- * ascending and needs no memory.
+ * Knuth's selection sampling: each position is kept with the chance that makes every set of `want` equally
+ * likely; it comes out ascending and needs no memory.
  */
 static void draw(uint64_t seed, size_t total, size_t want, size_t *out)
 {

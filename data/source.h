@@ -1,4 +1,5 @@
-/* data/source.h - inside the data module: what a kind of data set provides. A new kind is one file and one row in dataset.c.
+/* data/source.h - inside the data module: what a kind of data set provides. A new kind is one file and one
+ * row in dataset.c.
  */
 #ifndef SWIN_DATA_SOURCE_H
 #define SWIN_DATA_SOURCE_H
@@ -9,7 +10,8 @@
 
 #include "data/dataset.h"
 
-/* Names and labels in order. Names lie end to end in one block: a million images cost their characters and 12 bytes each. */
+/* Names and labels in order. Names lie end to end in one block: a million images cost their characters and
+ * 12 bytes each. */
 typedef struct swin_list {
     char *text;     /* owned: NUL-terminated names */
     size_t *offset; /* [count] owned: where name i begins in text */

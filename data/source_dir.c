@@ -1,5 +1,6 @@
-/* A folder with one subfolder for each class. Files are found at any depth below it and symbolic links are followed, as the
- * usual Python loaders do; names that begin with a dot are left out, and so is what has no image's extension. */
+/* A folder with one subfolder for each class. Files are found at any depth below it and symbolic links are
+ * followed, as the usual Python loaders do; names that begin with a dot are left out, and so is what has no
+ * image's extension. */
 #include "data/source.h"
 
 #include <dirent.h>
@@ -166,7 +167,7 @@ swin_status swin_source_dir_open(void **state, swin_list *list, int *classes, co
     return *state ? SWIN_OK : swin_fail(SWIN_ERR_MEM, "no memory for a path");
 }
 
-/* ---- reading ------------------------------------------------------------------------------------------------ */
+/* ---- reading ------------------------------------------------------------------------------------------- */
 
 static swin_status read_all(int fd, const char *path, swin_bytes *out)
 {

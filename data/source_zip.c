@@ -17,7 +17,7 @@ typedef struct archive {
     zip_uint64_t *entry;  /* [images] the archive's number of each */
 } archive;
 
-/* ---- the map file ------------------------------------------------------------------------------------------- */
+/* ---- the map file -------------------------------------------------------------------------------------- */
 
 /* Decimal digits, with blanks around them. -1: anything else. */
 static long parse_label(const char *s, const char *end)
@@ -73,7 +73,7 @@ swin_status swin_zip_map_parse(swin_list *list, int *classes, const char *text, 
     return SWIN_OK;
 }
 
-/* ---- the archive -------------------------------------------------------------------------------------------- */
+/* ---- the archive --------------------------------------------------------------------------------------- */
 
 static void archive_close(void *state)
 {

@@ -1,8 +1,9 @@
-/* Images a second of one processor: files to normalised float tensors, against libjpeg-turbo's decoding alone and, with
- * SWIN_PYTHON naming a Python that has Pillow, against Pillow's decode, resize and crop of the same files.
+/* Images a second of one processor: files to normalised float tensors, against libjpeg-turbo's decoding
+ * alone and, with SWIN_PYTHON naming a Python that has Pillow, against Pillow's decode, resize and crop of
+ * the same files.
  *
- * Processor time of the whole process is measured, so that the loader's threads all count. Rounds alternate; the best of
- * each is taken. usage: bench_data [FOLDER [ROUNDS]]
+ * Processor time of the whole process is measured, so that the loader's threads all count. Rounds
+ * alternate; the best of each is taken. usage: bench_data [FOLDER [ROUNDS]]
  */
 #include "tests/support/testing.h"
 
@@ -87,7 +88,8 @@ static double load_only(const swin_passes *passes)
     swin_resizer_use(r, passes);
     const double start = cpu_seconds();
     for (size_t i = 0; i < all.count; i++)
-        if (swin_image_load(r, out, all.bytes[i], all.size[i], &(swin_preprocess){ 224, true }, NULL) != SWIN_OK)
+        if (swin_image_load(r, out, all.bytes[i], all.size[i], &(swin_preprocess){ 224, true }, NULL) !=
+            SWIN_OK)
             die("load");
     const double rate = (double)all.count / (cpu_seconds() - start);
     swin_resizer_free(r);
@@ -115,7 +117,8 @@ static double pipeline(swin_dataset *ds)
 static double pillow(const char *python, const char *folder, char *version, int n)
 {
     double rate = 0;
-    char *command = swin_format("'%s' '%s/tests/peers/pillow_pipeline.py' '%s'", python, SWIN_SOURCE_DIR, folder);
+    char *command =
+        swin_format("'%s' '%s/tests/peers/pillow_pipeline.py' '%s'", python, SWIN_SOURCE_DIR, folder);
     FILE *p = command ? popen(command, "r") : NULL;
     if (!p || fscanf(p, "%lf img/s ", &rate) != 1 || !fgets(version, n, p)) rate = 0;
     if (p) pclose(p);
@@ -124,7 +127,10 @@ static double pillow(const char *python, const char *folder, char *version, int 
     return rate;
 }
 
-static double best(double a, double b) { return a > b ? a : b; }
+static double best(double a, double b)
+{
+    return a > b ? a : b;
+}
 
 int main(int argc, char **argv)
 {
@@ -151,7 +157,8 @@ int main(int argc, char **argv)
     const swin_passes *passes;
     for (int i = 0; (passes = swin_passes_get(i)); i++)
         printf("decode and resize with %s,%.1f img/s\n", passes->name, load_only(passes));
-    printf("files to float tensors,%.1f img/s\nratio to libjpeg-turbo,%.3f,bar 0.85\n", whole, whole / decode);
+    printf("files to float tensors,%.1f img/s\nratio to libjpeg-turbo,%.3f,bar 0.85\n", whole,
+           whole / decode);
     const double peer = python ? pillow(python, folder, version, sizeof version) : 0;
     if (peer > 0)
         printf("%s,%.1f img/s\nratio to Pillow,%.2f,bar 1.8\n", version, peer, whole / peer);

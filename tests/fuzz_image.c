@@ -1,4 +1,5 @@
-/* Any bytes through both ways of decoding: they must agree, and nothing may be read or written out of place. */
+/* Any bytes through both ways of decoding: they must agree, and nothing may be read or written out of
+ * place. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -18,7 +18,7 @@ static size_t first_difference(const uint8_t *a, const uint8_t *b, size_t n)
     return n;
 }
 
-/* ---- golden crops ------------------------------------------------------------------------------------------- */
+/* ---- golden crops -------------------------------------------------------------------------------------- */
 
 typedef struct golden {
     swin_h5 *f;
@@ -134,7 +134,7 @@ static void test_refused(void **state)
     free(out);
 }
 
-/* ---- properties, on pictures made here ---------------------------------------------------------------------- */
+/* ---- properties, on pictures made here ----------------------------------------------------------------- */
 
 /* Each set of passes gives the plain one's bytes, and load gives preprocess's, for sizes of all kinds. */
 static void test_passes_agree(void **state)

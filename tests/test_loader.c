@@ -1,4 +1,5 @@
-/* The stream of batches: the same images, bytes and hash for any number of workers, depth, batch size and kind of set. */
+/* The stream of batches: the same images, bytes and hash for any number of workers, depth, batch size and
+ * kind of set. */
 #include "tests/support/testing.h"
 
 #include <sys/stat.h>

@@ -1,7 +1,27 @@
+#include <math.h>
+#include <stdlib.h>
+
 #include "quant/onnx_swin.h"
+
+/* A weight that float16 cannot hold would be infinite in the file. */
+static swin_status check_range(const swin_export_job *job)
+{
+    swin_param *list = NULL;
+    size_t count = 0;
+    SWIN_TRY(swin_weights_list(job->config, (swin_weights *)job->weights, &list, &count)); /* read only */
+    swin_status st = SWIN_OK;
+    for (size_t i = 0; i < count && st == SWIN_OK; i++)
+        for (size_t k = 0; k < list[i].count && st == SWIN_OK; k++)
+            if (!(fabsf((*list[i].slot)[k]) < 65520.0f)) /* rounds to infinity */
+                st = swin_fail(SWIN_ERR_VALUE, "%s: %g does not fit float16", list[i].key,
+                               (double)(*list[i].slot)[k]);
+    free(list);
+    return st;
+}
 
 static swin_status save(const swin_export_job *job)
 {
+    SWIN_TRY(check_range(job));
     return onnx_swin_export(job, &(onnx_swin_opts){ .dtype = SWIN_F16 });
 }
 

@@ -8,8 +8,8 @@ static swin_status save(const swin_export_job *job)
 
 const swin_export_format swin_export_onnx_qdq = {
     .name = "onnx-qdq",
-    .help = "ONNX opset 17 with Q/DQ at each enabled site and int8 weights: ONNX Runtime, OpenVINO, TensorRT "
-            "10 and later",
+    .help =
+        "ONNX opset 17, Q/DQ at enabled sites, int8 weights: ONNX Runtime, OpenVINO, TensorRT (mode 1, 2)",
     .flags = SWIN_EXPORT_CALIB | SWIN_EXPORT_WEIGHTS,
     .write = save,
 };

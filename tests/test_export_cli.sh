@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# swin-export as a user meets it: the list, exit codes, messages, files whole or absent, on the embedded demo model.
+set -u
+cd "$(dirname "$0")/.."
+bin=${SWIN_BIN_DIR:-build/bin}
+tmp=$(mktemp -d "${TMPDIR:-/tmp}/swin-export-XXXXXX")
+trap 'rm -rf "$tmp"' EXIT
+cfg=configs/swin_demo_patch4_window7_112.yaml
+ckpt=tests/demo/swin_demo.safetensors
+failed=0
+fail() {
+    echo "FAILED: $*"
+    failed=1
+}
+export_to() { # FORMAT FILE [WORDS]: from the mode 1 file
+    local format=$1 file=$2
+    shift 2
+    "$bin/swin-export" --calib "$tmp/m1.h5" --format "$format" --output "$file" "$@" >"$tmp/out" 2>"$tmp/err"
+}
+# expect STATUS WORDS COMMAND...: exit status, and words in the message
+expect() {
+    local status=$1 words=$2
+    shift 2
+    "$@" >"$tmp/out" 2>"$tmp/err"
+    local got=$?
+    [[ $got -eq $status ]] || fail "$*: exit $got instead of $status: $(head -2 "$tmp/err")"
+    grep -qF -- "$words" "$tmp/err" || fail "$*: message lacks '$words': $(head -2 "$tmp/err")"
+}
+
+"${SWIN_BUILD_DIR:-build}/tests/make_images" --output "$tmp/images" --train 1 --val 0 >/dev/null || exit 1
+for mode in 1 3; do
+    "$bin/swin-calib" --cfg $cfg --resume $ckpt --data-path "$tmp/images" --num-calib-batch 1 --backend cpu --quiet \
+        --int8-mode $mode --calib-output-path "$tmp/m$mode.h5" >/dev/null || exit 1
+done
+
+"$bin/swin-export" --list >"$tmp/list" || fail "--list"
+formats=$(awk '{ print $1 }' "$tmp/list")
+[[ $(wc -l <"$tmp/list") -eq 11 ]] || fail "$(wc -l <"$tmp/list") formats are listed"
+for format in $formats; do
+    file=$tmp/a_$format
+    [[ $format = pytorch ]] && file=$file.npz
+    export_to "$format" "$file" --resume $ckpt || fail "$format: $(cat "$tmp/err")"
+    [[ -s $file ]] || fail "$format wrote nothing"
+    # the same again, elsewhere, with the model named by --cfg: equal bytes
+    mkdir -p "$tmp/other"
+    export_to "$format" "$tmp/other/${file##*/}" --resume $ckpt --cfg $cfg || fail "$format: $(cat "$tmp/err")"
+    diff -r "$file" "$tmp/other/${file##*/}" >/dev/null || fail "$format: other bytes the second time"
+done
+echo "$(echo "$formats" | wc -l) formats written twice"
+
+x=("$bin/swin-export")
+expect 2 "--format" "${x[@]}" --calib "$tmp/m1.h5"
+expect 2 "--format nothing" "${x[@]}" --calib "$tmp/m1.h5" --format nothing --output "$tmp/x"
+expect 2 "--output" "${x[@]}" --calib "$tmp/m1.h5" --format csv
+expect 2 "--calib" "${x[@]}" --format csv --output "$tmp/x"
+expect 2 "--calib" "${x[@]}" --calib "$tmp/none.h5" --format csv --output "$tmp/x"
+expect 2 "--resume" "${x[@]}" --calib "$tmp/m1.h5" --format onnx-qdq --output "$tmp/x"
+expect 2 "--cfg" "${x[@]}" --resume $ckpt --format onnx-float --output "$tmp/x"
+expect 2 "--trt-version" "${x[@]}" --calib "$tmp/m1.h5" --format tensorrt-cache --output "$tmp/x" --trt-version 12
+expect 1 "$ckpt" "${x[@]}" --calib $ckpt --format csv --output "$tmp/x"
+expect 1 "$tmp/nowhere/x" "${x[@]}" --calib "$tmp/m1.h5" --format csv --output "$tmp/nowhere/x"
+for format in ft-scales tensorrt-cache onnxruntime openvino-fq pytorch; do
+    expect 1 "layers.0.blocks.0" "${x[@]}" --calib "$tmp/m3.h5" --format $format --output "$tmp/x"
+done
+[[ ! -e $tmp/x && ! -e $tmp/x.tmp ]] || fail "a refused export left a file"
+
+# another checkpoint than the one that was calibrated
+"$bin/swin-export" --calib "$tmp/m1.h5" --resume $ckpt --weights-out "$tmp/same.safetensors" >/dev/null 2>&1 ||
+    fail "--weights-out alone"
+"$bin/swin-export" --calib "$tmp/m1.h5" --resume "$tmp/same.safetensors" --format onnx-qdq --output "$tmp/b.onnx" \
+    >/dev/null 2>"$tmp/err" || fail "the written checkpoint is not the one calibrated: $(cat "$tmp/err")"
+cmp -s "$tmp/b.onnx" "$tmp/a_onnx-qdq" || fail "the written checkpoint gives another model"
+size=$(stat -c %s "$tmp/same.safetensors")
+printf '\x41' | dd of="$tmp/same.safetensors" bs=1 seek=$((size - 2)) conv=notrunc status=none
+expect 1 "another checkpoint" "${x[@]}" --calib "$tmp/m1.h5" --resume "$tmp/same.safetensors" --format onnx-qdq --output "$tmp/x"
+
+# names of another graph; the version in the header
+awk -F, 'NR > 1 && $3 == 1 && $2 != "weight" { print $1 "\tgraph/" $1 }' "$tmp/a_csv" >"$tmp/map"
+export_to tensorrt-cache "$tmp/named" --name-map "$tmp/map" --trt-version 8501 || fail "--name-map: $(cat "$tmp/err")"
+[[ $(head -1 "$tmp/named") = TRT-8501-EntropyCalibration2 ]] || fail "header $(head -1 "$tmp/named")"
+[[ $(grep -c '^graph/layers' "$tmp/named") -eq $(wc -l <"$tmp/map") ]] || fail "names of the map"
+sed -i 1d "$tmp/map"
+expect 1 "no tensor for 1 enabled sites" "${x[@]}" --calib "$tmp/m1.h5" --format tensorrt-cache --output "$tmp/x" \
+    --name-map "$tmp/map"
+
+exit $failed

@@ -53,11 +53,12 @@ typedef struct swin_cpu_kernels {
     void (*fake_quant)(float *x, int64_t n, float scale, float zero, float lo, float hi);
     void (*round_to)(float *x, int64_t n, swin_dtype dtype);
 
-    /* Count x's bins of `width` into counts [SWIN_HIST_BINS][SWIN_CPU_TABLES] and stretch *min, *max. Stops before the
-     * first group of SWIN_CPU_GROUP values (the last may be shorter) that holds one with |x| >= width * SWIN_HIST_HALF, NaN
-     * and infinities included; returns how many were counted. A group adds at most SWIN_CPU_GROUP / SWIN_CPU_TABLES to a
-     * counter. */
-    int64_t (*count)(uint16_t *counts, const float *x, int64_t n, float width, float *min, float *max);
+    /* Count the bins of x's groups into counts [SWIN_HIST_BINS][SWIN_CPU_TABLES] and stretch *min, *max. Group g is the
+     * g % across'th SWIN_CPU_GROUP values of row g / across, rows ld apart; groups [from, to) are counted up to the first
+     * that holds one with |x| >= width * SWIN_HIST_HALF, NaN and infinities included. Returns that group, or `to`. A group
+     * adds at most SWIN_CPU_GROUP / SWIN_CPU_TABLES to a counter. */
+    int64_t (*count)(uint16_t *counts, const float *x, int64_t ld, int64_t across, int64_t from, int64_t to,
+                     float width, float *min, float *max);
 } swin_cpu_kernels;
 
 extern const swin_cpu_kernels swin_cpu_generic, swin_cpu_avx2, swin_cpu_avx512;

@@ -9,8 +9,8 @@
 
 #include "runtime/ops/ops_cpu.h"
 
-/* FULL: a tally's depth that still has room for a group or two before a 16-bit counter could overflow. */
-enum { TABLES = SWIN_CPU_TABLES, GROUP = SWIN_CPU_GROUP, FULL = (65535 / (GROUP / TABLES) - 4) * GROUP };
+/* FULL: as many groups can be counted before a 16-bit counter could overflow. */
+enum { TABLES = SWIN_CPU_TABLES, GROUP = SWIN_CPU_GROUP, FULL = 65535 / (GROUP / TABLES) };
 
 struct swin_observer {
     pthread_mutex_t lock;
@@ -41,7 +41,7 @@ typedef struct tally {
     uint16_t *counts; /* [BINS][TABLES] */
     float width, min, max;
     uint64_t finite, nonfinite;
-    int64_t depth; /* values that bound every counter: under depth / GROUP * (GROUP / TABLES) */
+    int64_t groups; /* at most FULL */
 } tally;
 
 static void coarsen(swin_observed *s, float width)
@@ -95,25 +95,17 @@ static void give(tally *t)
     s->nonfinite += t->nonfinite;
     pthread_mutex_unlock(&t->o->lock);
     t->finite = t->nonfinite = 0;
-    t->depth = 0;
+    t->groups = 0;
 }
 
-/* All n values, as far as they fit the width; returns how many. */
-static int64_t tally_fitting(const swin_cpu_kernels *k, tally *t, const float *x, int64_t n)
+static void stretch(tally *t, float min, float max)
 {
-    float min = t->finite ? t->min : INFINITY, max = t->finite ? t->max : -INFINITY;
-    const int64_t done = k->count(t->counts, x, n, t->width, &min, &max);
-    if (done > 0) {
-        t->min = min;
-        t->max = max;
-        t->finite += (uint64_t)done;
-        t->depth += done + GROUP;
-    }
-    return done;
+    t->min = t->finite == 0 || min < t->min ? min : t->min;
+    t->max = t->finite == 0 || max > t->max ? max : t->max;
 }
 
-/* A group that does not fit: NaN and infinities are left out, the width grows to what remains. */
-static void tally_misfits(const swin_cpu_kernels *k, tally *t, const float *x, int64_t n)
+/* A group that does not fit, or is short: NaN and infinities are left out, the width grows to what remains. */
+static void tally_values(tally *t, const float *x, int64_t n)
 {
     float kept[GROUP], amax = 0;
     int64_t count = 0;
@@ -123,27 +115,39 @@ static void tally_misfits(const swin_cpu_kernels *k, tally *t, const float *x, i
         amax = fmaxf(amax, fabsf(x[i]));
     }
     t->nonfinite += (uint64_t)(n - count);
-    if (!(amax < t->width * SWIN_HIST_HALF)) {
-        if (t->finite > 0) give(t);
-        t->width = swin_observed_width(amax);
+    const bool wider = !(amax < t->width * SWIN_HIST_HALF);
+    if (t->groups == FULL || (wider && t->finite > 0)) give(t);
+    if (wider) t->width = swin_observed_width(amax);
+    for (int64_t i = 0; i < count; i++) {
+        const int bin = (int)floor(kept[i] / (double)t->width) + SWIN_HIST_HALF;
+        t->counts[bin * TABLES + i % TABLES]++;
+        stretch(t, kept[i], kept[i]);
+        t->finite++;
     }
-    tally_fitting(k, t, kept, count);
+    t->groups++;
 }
 
-static void tally_run(const swin_cpu_kernels *k, tally *t, const float *x, int64_t n)
+/* `rows` runs of n values, ld apart. */
+static void tally_rows(const swin_cpu_kernels *k, tally *t, const float *x, int64_t ld, int64_t n,
+                       int64_t rows)
 {
-    while (n > 0) {
-        if (t->depth + 2 * GROUP > FULL) give(t);
-        const int64_t room = (FULL - t->depth) / GROUP * GROUP - GROUP;
-        int64_t done = tally_fitting(k, t, x, n < room ? n : room);
-        if (done < n && done < room) {
-            const int64_t group = n - done < GROUP ? n - done : GROUP;
-            tally_misfits(k, t, x + done, group);
-            done += group;
+    const int64_t across = n / GROUP, all = across * rows;
+    for (int64_t g = 0; g < all;) {
+        if (t->groups == FULL) give(t);
+        const int64_t from = g, room = FULL - t->groups;
+        float min = INFINITY, max = -INFINITY;
+        g = k->count(t->counts, x, ld, across, from, all - from < room ? all : from + room, t->width, &min,
+                     &max);
+        if (g > from) stretch(t, min, max);
+        t->groups += g - from;
+        t->finite += (uint64_t)(g - from) * GROUP;
+        if (g < all && g - from < room) {
+            tally_values(t, x + g / across * ld + g % across * GROUP, GROUP);
+            g++;
         }
-        x += done;
-        n -= done;
     }
+    for (int64_t r = 0; n % GROUP > 0 && r < rows; r++)
+        tally_values(t, x + r * ld + across * GROUP, n % GROUP);
 }
 
 typedef struct observe_job {
@@ -169,9 +173,11 @@ static swin_status observe_rows(void *user, int64_t from, int64_t to, int worker
     const swin_cpu_kernels *k = swin_cpu_kernels_of(j->dev);
     tally t = { .o = j->o, .counts = worker_counts(j->dev, worker), .width = j->width };
     if (!t.counts) return swin_fail(SWIN_ERR_MEM, "observe: no memory");
-    const bool dense = j->x->ld == j->x->cols; /* then the rows are one long run */
-    const int64_t run = dense ? (to - from) * j->x->cols : j->x->cols;
-    for (int64_t r = from; r < to; r += dense ? to - from : 1) tally_run(k, &t, swin_row(j->x, r), run);
+    const float *x = swin_row(j->x, from);
+    if (j->x->ld == j->x->cols) /* one long run */
+        tally_rows(k, &t, x, 0, (to - from) * j->x->cols, 1);
+    else
+        tally_rows(k, &t, x, j->x->ld, j->x->cols, to - from);
     give(&t);
     return SWIN_OK;
 }

@@ -49,7 +49,7 @@ static const swin_program program = {
     SWIN_COUNT(fields), NULL
 };
 
-/* ---- results --------------------------------------------------------------------------------------------- */
+/* ---- results --------------------------------------------------------------------------------- */
 
 typedef swin_status (*path_fn)(void *user, const char *path);
 

@@ -1,4 +1,5 @@
-/* runtime/main_eval.h - swin-eval's two halves: main_eval.c (flags, results) and main_eval_run.c (networks, images). */
+/* runtime/main_eval.h - swin-eval's two halves: main_eval.c (flags, results) and main_eval_run.c (networks,
+ * images). */
 #ifndef SWIN_MAIN_EVAL_H
 #define SWIN_MAIN_EVAL_H
 
@@ -55,7 +56,8 @@ typedef struct eval_job {
     swin_eval_report report;
 } eval_job;
 
-/* Decide what runs, from --precision and from what the limits are measured against. Usage errors name the flag. */
+/* Decide what runs, from --precision and from what the limits are measured against. Usage errors name the
+ * flag. */
 swin_status eval_job_choose(eval_job *j);
 /* Open model, images, scales, networks, and whatever watches them. */
 swin_status eval_job_open(eval_job *j);

@@ -83,7 +83,7 @@ static swin_status forward(eval_job *j, int e, const float *images, int n, int a
     return SWIN_OK;
 }
 
-/* ---- the pass over the images ---------------------------------------------------------------------------- */
+/* ---- the pass over the images ---------------------------------------------------------------- */
 
 static swin_status on_output(void *user, int i, const float *x, int64_t rows, int64_t cols)
 {
@@ -108,7 +108,7 @@ static swin_status account(eval_job *j, const swin_batch *b)
     return SWIN_OK;
 }
 
-/* Images whose layers are looked at go one by one through all engines; the rest of the batch goes together. */
+/* Images whose layers are looked at go one by one through all engines; the rest of a batch goes together. */
 static swin_status run_batch(eval_job *j, const swin_batch *b)
 {
     const size_t pixels = (size_t)3 * (size_t)j->model.config.image_size * (size_t)j->model.config.image_size;
@@ -146,9 +146,10 @@ swin_status eval_job_run(eval_job *j)
     return SWIN_OK;
 }
 
-/* ---- set-up ---------------------------------------------------------------------------------------------- */
+/* ---- set-up ---------------------------------------------------------------------------------- */
 
-/* Labels beyond the classes mean another data set; a folder with fewer classes than the model shifts all its labels. */
+/* Labels beyond the classes mean another data set; a folder with fewer classes than the model shifts all its
+ * labels. */
 static swin_status check_labels(const eval_job *j)
 {
     const int classes = j->model.config.num_classes, have = swin_dataset_classes(j->data);

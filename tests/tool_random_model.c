@@ -1,8 +1,8 @@
 /* Write a network of seeded random weights, for tests of everything but accuracy.
  *
  * usage: tool_random_model CFG.yaml OUT.safetensors [SEED [FAULT]]
- * LayerNorm gains are near 1, other weights small, so that activations stay of order 1. FAULT "overflow" makes the head so
- * large that its products leave float16's range.
+ * LayerNorm gains are near 1, other weights small, so that activations stay of order 1. FAULT "overflow"
+ * makes the head so large that its products leave float16's range.
  */
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,7 +1,9 @@
-/* Copy the first N images of a data set into OUT/folder and OUT/zip, which are the same list in the two layouts.
+/* Copy the first N images of a data set into OUT/folder and OUT/zip, which are the same list in the two
+ * layouts.
  *
  * usage: tool_subset DATA SPLIT N OUT      (OUT is made by the caller)
- * Labels become ranks among the classes that occur, and the list is sorted by class, so that a folder can express both.
+ * Labels become ranks among the classes that occur, and the list is sorted by class, so that a folder can
+ * express both.
  */
 #include <errno.h>
 #include <stdio.h>

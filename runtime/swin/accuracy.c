@@ -60,7 +60,8 @@ void swin_accuracy_add(swin_accuracy *a, const float *logits, const float *ref, 
     }
 }
 
-/* One rounding: 100 k / n is the double nearest to the true percentage, so limits such as 0.7 compare as written. */
+/* One rounding: 100 k / n is the double nearest to the true percentage, so limits such as 0.7 compare as
+ * written. */
 static double percent(double k, uint64_t n)
 {
     return n ? 100 * k / (double)n : NAN;

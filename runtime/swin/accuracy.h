@@ -5,9 +5,9 @@
  *   top-k      share of images whose label has rank < k
  *   agreement  share of images whose top-1 class is the reference's
  *   SQNR       10 log10(sum ref^2 / sum (x - ref)^2) over all logits of all images
- * Counts are integers and sums are doubles added image by image in list order, so nothing depends on the batch split. An
- * image with a NaN or an infinity among its logits (or the reference's) is never ranked: it counts as wrong, as not
- * agreeing, and makes the SQNR undefined.
+ * Counts are integers and sums are doubles added image by image in list order, so nothing depends on the
+ * batch split. An image with a NaN or an infinity among its logits (or the reference's) is never ranked: it
+ * counts as wrong, as not agreeing, and makes the SQNR undefined.
  */
 #ifndef SWIN_SWIN_ACCURACY_H
 #define SWIN_SWIN_ACCURACY_H

@@ -6,8 +6,8 @@
 
 #include "runtime/base/h5.h"
 
-/* Rows wait here and go out in blocks of a fixed size: HDF5 places chunks in the order of its calls, and that order must
- * not follow the batch size. */
+/* Rows wait here and go out in blocks of a fixed size: HDF5 places chunks in the order of its calls, and that
+ * order must not follow the batch size. */
 enum { BLOCK = SWIN_DUMP_IMAGES_MAX };
 
 struct swin_dump {

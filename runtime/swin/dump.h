@@ -1,16 +1,16 @@
 /* runtime/swin/dump.h - a file of logits and layer outputs, made for comparing engines.
  *
  * Layout (HDF5), schema 1
- *   /                        attributes: dump_schema, tool, engine, model, checkpoint_sha256, image_list_sha256, images,
- *                            dump_images
- *   /labels                  int64 [images]
- *   /names                   uint8: the images' paths inside the data set, each followed by a newline
- *   /<engine name>/logits    float32 [images][classes]; engine names: fp32, fp16, bf16, int8, int8-sim
- *   /<engine name>/taps/<module>   float32 [dump_images][tokens][channels]: patch_embed, every block
- *                            ("layers.2.blocks.5"), every merge ("layers.0.downsample") and norm, in image order (token =
- *                            y * side + x)
- * Row i of two dumps is the same picture when their image_list_sha256 are equal; then their rows subtract. The file depends
- * on the inputs alone, byte for byte: not on the batch size.
+ *   /                attributes: dump_schema, tool, engine, model, checkpoint_sha256, image_list_sha256,
+ *                    images, dump_images
+ *   /labels          int64 [images]
+ *   /names           uint8: the images' paths inside the data set, each followed by a newline
+ *   /E/logits        float32 [images][classes]; E: fp32, fp16, bf16, int8, int8-sim
+ *   /E/taps/MODULE   float32 [dump_images][tokens][channels] in image order (token = y * side + x); MODULE:
+ *                    patch_embed, every block ("layers.2.blocks.5") and merge ("layers.0.downsample"), norm
+ *
+ * Row i of two dumps is the same picture when their image_list_sha256 are equal; then their rows subtract.
+ * The file depends on the inputs alone, byte for byte: not on the batch size.
  */
 #ifndef SWIN_SWIN_DUMP_H
 #define SWIN_SWIN_DUMP_H

@@ -21,7 +21,7 @@ static const swin_eval_row *base_of(const swin_eval_report *r, const swin_eval_r
     return base == row ? NULL : base;
 }
 
-/* ---- text ------------------------------------------------------------------------------------------------ */
+/* ---- text ------------------------------------------------------------------------------------ */
 
 /* "80.75 (-0.43)": the accuracy and how far it is from FP16's. */
 static void accuracy_cell(char *cell, size_t n, double value, double drop, bool with_drop)
@@ -118,7 +118,7 @@ void swin_eval_report_text(const swin_eval_report *r, FILE *out)
         fprintf(out, "  %s: %s\n", r->skipped[i].name, r->skipped[i].reason);
 }
 
-/* ---- JSON ------------------------------------------------------------------------------------------------ */
+/* ---- JSON ------------------------------------------------------------------------------------ */
 
 static json_t *number(double v)
 {
@@ -205,7 +205,7 @@ char *swin_eval_report_json(const swin_eval_report *r)
     return text;
 }
 
-/* ---- limits ---------------------------------------------------------------------------------------------- */
+/* ---- limits ---------------------------------------------------------------------------------- */
 
 static void judge_row(const swin_eval_report *r, const swin_eval_row *row, double max_drop,
                       double min_agreement, FILE *faults)

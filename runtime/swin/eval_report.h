@@ -1,10 +1,10 @@
 /* runtime/swin/eval_report.h - the outcome of an evaluation, and its four forms: text, JSON, CSV, HTML.
  *
  * A report holds no clock time, path or host name: the same model, images and options give the same bytes.
- * JSON keys: DESIGN.md section 2 (`results.<precision>.{top1,top5,agreement,sqnr_db,images}`, percent and decibels), and
- * beside them `top1_drop`, `top5_drop` (points below FP16; null when FP16 did not run), `nonfinite` (images with a NaN or
- * an infinite logit) and `emulated`. sqnr_db is null for fp32 (the reference), where there is no error at all, and where
- * it is undefined because nonfinite > 0.
+ * JSON keys: DESIGN.md section 2 (`results.<precision>.{top1,top5,agreement,sqnr_db,images}`, percent and
+ * decibels), and beside them `top1_drop`, `top5_drop` (points below FP16; null when FP16 did not run),
+ * `nonfinite` (images with a NaN or an infinite logit) and `emulated`. sqnr_db is null for fp32 (the
+ * reference), where there is no error at all, and where it is undefined because nonfinite > 0.
  */
 #ifndef SWIN_SWIN_EVAL_REPORT_H
 #define SWIN_SWIN_EVAL_REPORT_H
@@ -53,7 +53,7 @@ typedef struct swin_eval_report {
     const swin_layers *layers; /* engine i is row i; NULL without --layers */
 } swin_eval_report;
 
-/* The table for people: acc@1, acc@5, INT8's with the difference against FP16 in brackets, agreement, SQNR. */
+/* The table for people: acc@1, acc@5, for INT8 with the difference against FP16 in brackets... */
 void swin_eval_report_text(const swin_eval_report *r, FILE *out);
 /* JSON text, owned by the caller; NULL: no memory. */
 char *swin_eval_report_json(const swin_eval_report *r);
@@ -62,7 +62,8 @@ void swin_eval_report_csv(const swin_eval_report *r, FILE *out);
 /* One page that needs no other file. */
 void swin_eval_report_html(const swin_eval_report *r, FILE *out);
 
-/* Write `path` in the form that its ending names, atomically. SWIN_ERR_USAGE for any ending but .json, .csv, .html. */
+/* Write `path` in the form that its ending names, atomically. SWIN_ERR_USAGE for any ending but .json, .csv,
+ * .html. */
 swin_status swin_eval_report_write(const swin_eval_report *r, const char *path);
 /* The same check alone, before any work is done. */
 swin_status swin_eval_report_check_path(const char *path);
@@ -71,9 +72,10 @@ swin_status swin_eval_report_check_path(const char *path);
 const swin_eval_row *swin_eval_report_row(const swin_eval_report *r, const char *precision);
 
 /*
- * SWIN_ERR_LIMIT when a listed precision (other than fp16 and fp32) lost more than max_drop points of top-1 against FP16, or
- * a listed one (other than fp32) agrees with fp32 on less than min_agreement percent: the message says which and by how
- * much. 100 and 0 are no limits. SWIN_ERR_VALUE, naming the precision, when logits were not finite.
+ * SWIN_ERR_LIMIT when a listed precision (other than fp16 and fp32) lost more than max_drop points of top-1
+ * against FP16, or a listed one (other than fp32) agrees with fp32 on less than min_agreement percent: the
+ * message says which and by how much. 100 and 0 are no limits. SWIN_ERR_VALUE, naming the precision, when
+ * logits were not finite.
  */
 swin_status swin_eval_report_judge(const swin_eval_report *r, double max_drop, double min_agreement);
 

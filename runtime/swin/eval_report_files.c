@@ -6,7 +6,7 @@
 #include "runtime/base/file.h"
 #include "runtime/swin/eval_report.h"
 
-/* ---- CSV ------------------------------------------------------------------------------------------------- */
+/* ---- CSV ------------------------------------------------------------------------------------- */
 
 static void csv_text(const char *s, FILE *out)
 {
@@ -52,7 +52,7 @@ void swin_eval_report_csv(const swin_eval_report *r, FILE *out)
     for (int i = 0; i < r->nrows; i++) csv_row(r, &r->rows[i], out);
 }
 
-/* ---- HTML ------------------------------------------------------------------------------------------------ */
+/* ---- HTML ------------------------------------------------------------------------------------ */
 
 static void html_text(const char *s, FILE *out)
 {
@@ -178,7 +178,7 @@ void swin_eval_report_html(const swin_eval_report *r, FILE *out)
     fputs("</body></html>\n", out);
 }
 
-/* ---- choice ---------------------------------------------------------------------------------------------- */
+/* ---- choice ---------------------------------------------------------------------------------- */
 
 static bool ends_with(const char *path, const char *ending)
 {

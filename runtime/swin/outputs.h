@@ -1,7 +1,8 @@
 /* runtime/swin/outputs.h - the tensors between modules, and a tap that hands them over in host memory.
  *
- * They are, in forward order: patch_embed, every block, every merge, the final norm: what can be compared between engines
- * that cut the network differently inside a block. Names are the module paths that swin_site_name prints.
+ * They are, in forward order: patch_embed, every block, every merge, the final norm: what can be compared
+ * between engines that cut the network differently inside a block. Names are the module paths that
+ * swin_site_name prints.
  */
 #ifndef SWIN_SWIN_OUTPUTS_H
 #define SWIN_SWIN_OUTPUTS_H
@@ -27,7 +28,8 @@ typedef struct swin_outputs {
     size_t host_size, raw_size;
 } swin_outputs;
 
-/* A tap over o, which must outlive it. Give it forwards of one image, so that each call covers a whole tensor. */
+/* A tap over o, which must outlive it. Give it forwards of one image, so that each call covers a whole
+ * tensor. */
 swin_tap swin_outputs_tap(swin_outputs *o);
 void swin_outputs_free(swin_outputs *o); /* a zeroed struct is fine */
 

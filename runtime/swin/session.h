@@ -1,4 +1,5 @@
-/* runtime/swin/session.h - what every program opens first: the model that the common flags name, and where it runs. */
+/* runtime/swin/session.h - what every program opens first: the model that the common flags name, and where it
+ * runs. */
 #ifndef SWIN_SWIN_SESSION_H
 #define SWIN_SWIN_SESSION_H
 
@@ -20,8 +21,8 @@ typedef struct swin_session {
 /*
  * Read --cfg with --opts, load --resume, hash it, and with need_device open --backend, --device, --threads.
  *
- * s is overwritten, and empty again after a failure. SWIN_ERR_USAGE names the flag whose file is not given or not there;
- * other errors are those of swin_config_load, swin_weights_load and swin_dev_open.
+ * s is overwritten, and empty again after a failure. SWIN_ERR_USAGE names the flag whose file is not given or
+ * not there; other errors are those of swin_config_load, swin_weights_load and swin_dev_open.
  */
 swin_status swin_session_open(swin_session *s, const swin_common *common, bool need_device);
 void swin_session_close(swin_session *s); /* a zeroed struct is fine */

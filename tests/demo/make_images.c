@@ -218,7 +218,7 @@ static swin_status make(const options *o)
 
 int main(int argc, char **argv)
 {
-    options o = { .train = 40, .val = 100, .seed = 1, .hardness = 1 };
+    options o = { .train = 40, .val = 100, .seed = 1, .hardness = 0.4 };
     const swin_program program = { "make_images", "draw the embedded demo's data set", fields,
                                    SWIN_COUNT(fields), NULL };
     swin_status st = swin_fields_parse(&program, &o, argc, argv, NULL, NULL);

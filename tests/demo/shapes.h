@@ -28,7 +28,7 @@ typedef struct demo_picture {
  *
  * label      0 .. DEMO_CLASSES - 1
  * seed       of this picture: equal seeds and labels give equal pixels
- * hardness   0: clean and large; 1: what the demo uses; more: noisier, smaller, more hidden
+ * hardness   0: clean and large; 0.4: what the demo uses; more: noisier, smaller, more hidden
  */
 swin_status demo_draw(demo_picture *p, int label, uint64_t seed, double hardness);
 

@@ -46,7 +46,7 @@ for header in $headers; do
         failed=1
     fi
 done
-repeated=$(for header in $headers; do grep -m1 -E '^#ifndef ' "$header" || echo "#ifndef (none in $header)"; done | sort | uniq -d)
+repeated=$(for header in $headers; do grep -m1 -E '^#ifndef ' "$header"; done | sort | uniq -d)
 unguarded=$(for header in $headers; do grep -qE '^#(ifndef|pragma once)' "$header" || echo "$header"; done)
 [[ -z $repeated ]] || { echo "FAILED: the same guard in two headers: $repeated"; failed=1; }
 [[ -z $unguarded ]] || { echo "FAILED: no guard in $unguarded"; failed=1; }

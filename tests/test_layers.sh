@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The module picture: which folder includes which, where third-party headers may appear, and that no program needs a CUDA
-# library to start.
+# The module picture: which folder includes which, where third-party headers may appear, and that no program
+# needs a CUDA library to start.
 #
 #   main_*.c (leaves) -> calib -> quant -> runtime/swin -> runtime/ops -> runtime/base
 #                        calib -> data -----------------------------------^
@@ -47,26 +47,27 @@ faults() {
                 for target in $(allowed "$module"); do [[ $inc == "$target"/* ]] && ok=yes; done
                 [[ $ok == yes && $inc != */main_* ]] || echo "$file: may not include $inc"
             done < <(sed -n 's/^[[:space:]]*#[[:space:]]*include[[:space:]]*"\([^"]*\)".*/\1/p' "$root/$file")
-        done < <(cd "$root" && find "$module" -type f \( -name '*.c' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \) 2>/dev/null | sort)
+        done < <(cd "$root" && find "$module" -type f -regex '.*\.\(c\|h\|cu\|cuh\)' 2>/dev/null | sort)
     done
     while read -r header where; do
         [[ -n $header ]] || continue
         (cd "$root" && grep -rElI "^[[:space:]]*#[[:space:]]*include[[:space:]]*[<\"]($header)[>\"]" \
-            --include='*.c' --include='*.h' --include='*.cu' --include='*.cuh' runtime data quant calib tests 2>/dev/null) |
+            --include='*.[ch]' --include='*.cu' --include='*.cuh' runtime data quant calib tests 2>/dev/null) |
             grep -vxE "($where)" | sed "s#\$#: may not include <$header>#"
     done <<<"$third_party"
     # Only ops knows CUDA types; the walk sees ops.h alone.
     (cd "$root" && grep -rnE '\b(cudaStream_t|cudaError_t|cublasLt[A-Z][A-Za-z]*_t)\b' --include='*.[ch]' \
         runtime/base runtime/swin data quant calib 2>/dev/null) | sed 's/$/: a CUDA type outside runtime\/ops/'
     # Nobody includes a leaf.
-    (cd "$root" && grep -rnE '#[[:space:]]*include.*main_[a-z]+\.c' --include='*.[ch]' runtime data quant calib 2>/dev/null)
+    (cd "$root" && grep -rnE '#[[:space:]]*include.*main_[a-z]+\.c' --include='*.[ch]' \
+        runtime data quant calib 2>/dev/null)
 }
 
-# ---- the check can fail: a made-up tree with one fault of each kind -----------------------------------------
+# ---- the check can fail: a made-up tree with one fault of each kind ------------------------------
 made=$(mktemp -d "${TMPDIR:-/tmp}/swin-layers-XXXXXX")
 trap 'rm -rf "$made"' EXIT
 mkdir -p "$made"/runtime/{base,ops,swin} "$made"/{data,quant,calib}
-touch "$made"/runtime/base/a.h "$made"/runtime/ops/o.h "$made"/runtime/swin/s.h "$made"/data/d.h "$made"/quant/q.h
+(cd "$made" && touch runtime/base/a.h runtime/ops/o.h runtime/swin/s.h data/d.h quant/q.h)
 echo '#include "runtime/base/a.h"' >"$made/data/good.c"
 [[ -z $(faults "$made") ]] || { echo "FAILED: a tree without faults is blamed: $(faults "$made")"; exit 1; }
 expect() { # line file words
@@ -85,7 +86,7 @@ expect '#include <zip.h>' runtime/swin/bad.c "may not include <zip"
 expect '#include <cuda_runtime.h>' runtime/swin/bad.h "may not include <cuda"
 expect 'cudaStream_t s;' calib/bad.h "CUDA type"
 
-# ---- this tree ------------------------------------------------------------------------------------------------
+# ---- this tree -----------------------------------------------------------------------------------
 failed=0
 found=$(faults .)
 if [[ -n $found ]]; then
@@ -95,7 +96,7 @@ if [[ -n $found ]]; then
 fi
 echo "checked $(find runtime data quant calib -name '*.[ch]' | wc -l) files"
 
-# ---- the programs start on a machine without CUDA -------------------------------------------------------------
+# ---- the programs start on a machine without CUDA ------------------------------------------------
 checked=0
 for program in "${SWIN_BIN_DIR:-build/bin}"/swin-*; do
     [[ -x $program && -f $program ]] || continue

@@ -91,9 +91,8 @@ static bool any_emulated(const swin_eval_report *r)
     return false;
 }
 
-static const char emulated_note[] =
-    "emulated: float32 arithmetic, every weight and every operator's output rounded (int8-sim: "
-    "fake-quantized); its accuracy counts, its speed means nothing";
+static const char emulated_note[] = "emulated in float32: weights and operator outputs are rounded "
+                                    "(int8-sim: fake-quantized); ignore its speed";
 
 void swin_eval_report_text(const swin_eval_report *r, FILE *out)
 {

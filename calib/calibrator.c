@@ -46,7 +46,9 @@ swin_status swin_calibrate_site(const swin_calibrator *c, const swin_calibrator_
                                 const swin_site_stats *s, float *amax)
 {
     if (s->count == 0) return swin_fail(SWIN_ERR_VALUE, "never observed");
-    if (s->count == s->nonfinite) return swin_fail(SWIN_ERR_VALUE, "only NaN and infinities were seen");
+    if (s->nonfinite > 0)
+        return swin_fail(SWIN_ERR_VALUE, "%llu of %llu values seen are NaN or infinite",
+                         (unsigned long long)s->nonfinite, (unsigned long long)s->count);
     if (s->min == 0 && s->max == 0) return swin_fail(SWIN_ERR_VALUE, "only zeros were seen");
     if (!s->hist || s->bins < 2 || !(s->bin_width > 0) || !isfinite(s->bin_width))
         return swin_fail(SWIN_ERR_VALUE, "no histogram");

@@ -27,7 +27,8 @@ typedef struct swin_calibrator {
 const swin_calibrator *const *swin_calibrators(void);
 const swin_calibrator        *swin_calibrator_find(const char *name); /* NULL: unknown */
 
-/* Fold a site's histogram and apply the rule. SWIN_ERR_VALUE when the site saw nothing or only zeros. */
+/* Fold a site's histogram and apply the rule. SWIN_ERR_VALUE when the site saw nothing, only zeros, or
+ * any NaN or infinity. */
 swin_status swin_calibrate_site(const swin_calibrator *c, const swin_calibrator_opts *o, const swin_site_stats *s,
                                 float *amax);
 

@@ -6,6 +6,7 @@
 #include "calib/calibrator.h"
 #include "runtime/base/h5.h"
 #include "runtime/base/log.h"
+#include "tests/support/literal.h"
 
 /* ---- the literal formulas (reference/swin.md 4.5) ------------------------------------------------------------- */
 
@@ -13,60 +14,24 @@ static double literal_mse(const swin_abs_hist *h)
 {
     double best = INFINITY, amax = 0;
     for (int j = 128; j < h->bins; j++) {
-        const double a = (j + 0.5) * h->width;
-        double error = 0;
-        for (int i = 0; i < h->bins; i++) {
-            const double c = (i + 0.5) * h->width;
-            const double q = fmin(nearbyint(c * (127 / a)), 127) * a / 127;
-            error += (q - c) * (q - c) * (double)h->counts[i];
-        }
-        if (error < best) {
-            best = error;
-            amax = a;
-        }
+        const double error = swin_literal_mse_error(h, j);
+        if (error >= best) continue;
+        best = error;
+        amax = (j + 0.5) * h->width;
     }
     return amax;
 }
 
-static double literal_kl(const double *b, int bins, int i)
-{
-    double sum[128] = { 0 }, ps = 0, qs = 0, kl = 0, tail = 0;
-    int n[128] = { 0 };
-    double *p = calloc((size_t)i, sizeof *p), *q = calloc((size_t)i, sizeof *q);
-    for (int x = i; x < bins; x++) tail += b[x];
-    for (int x = 0; x < i; x++) {
-        const int g = (int)floor(x / (i / 128.0));
-        sum[g] += b[x];
-        n[g] += b[x] != 0;
-        p[x] = b[x];
-    }
-    p[i - 1] += tail;
-    for (int x = 0; x < i; x++) {
-        const int g = (int)floor(x / (i / 128.0));
-        q[x] = b[x] != 0 ? sum[g] / n[g] : 0;
-        ps += p[x];
-        qs += q[x];
-    }
-    for (int x = 0; x < i; x++)
-        if (p[x] > 0) kl += q[x] > 0 ? p[x] / ps * log((p[x] / ps) / (q[x] / qs)) : INFINITY;
-    free(p);
-    free(q);
-    return qs > 0 ? kl : NAN;
-}
-
 static double literal_entropy(const swin_abs_hist *h)
 {
-    double *b = malloc((size_t)h->bins * sizeof *b), best = INFINITY;
+    double best = INFINITY;
     int arg = h->bins;
-    for (int i = 0; i < h->bins; i++) b[i] = (double)h->counts[i == 0 ? 1 : i];
     for (int i = 128; i <= h->bins; i++) {
-        const double kl = literal_kl(b, h->bins, i);
-        if (kl <= best) {
-            best = kl;
-            arg = i;
-        }
+        const double kl = swin_literal_kl(h, i);
+        if (!(kl <= best)) continue;
+        best = kl;
+        arg = i;
     }
-    free(b);
     return arg * h->width;
 }
 

@@ -83,11 +83,11 @@ static void cpu_engine(swin_dev *dev, char *text, size_t size)
     snprintf(text, size, "cpu: %s kernels, float32", swin_cpu_kernels_of(dev)->isa);
 }
 
-/* A stage's pass should stay in the second-level caches, whose size is much the same everywhere; late stages, small for
+/* A stage's pass should stay in the cores' share of the caches, a few MB everywhere; late stages, small for
  * each image, then take the whole batch and read each weight once. */
 static int cpu_chunk(swin_dev *dev, size_t bytes_per_image, int batch)
 {
-    const size_t budget = (size_t)2 << 20, threads = (size_t)swin_host_threads(dev);
+    const size_t budget = (size_t)4 << 20, threads = (size_t)swin_host_threads(dev);
     const size_t images = bytes_per_image > 0 ? budget * threads / bytes_per_image : (size_t)batch;
     return images < 1 ? 1 : images > (size_t)batch ? batch : (int)images;
 }
@@ -112,7 +112,8 @@ typedef struct row_job {
     const swin_windows *g;
     const float *bias;
     swin_act act;
-    int tokens;
+    int tokens, heads;
+    const float *head_scale;
     float scale, zero, lo, hi;
     swin_dtype dtype;
 } row_job;
@@ -230,6 +231,28 @@ static swin_status mean_tokens(swin_dev *dev, swin_tensor *out, const swin_tenso
     return swin_host_each(dev, out->rows, 1, mean_rows, &j);
 }
 
+static swin_status normalise_rows(void *user, int64_t from, int64_t to, int worker)
+{
+    const row_job *j = user;
+    const int64_t size = j->x->cols / j->heads;
+    (void)worker;
+    for (int64_t r = from; r < to; r++)
+        for (int h = 0; h < j->heads; h++)
+            j->k->normalise(swin_row(j->y, r) + h * size, swin_row(j->x, r) + h * size, size,
+                            j->head_scale ? j->head_scale[h] : 1.0f);
+    return SWIN_OK;
+}
+
+static swin_status normalise_heads(swin_dev *dev, swin_tensor *out, const swin_tensor *x, int heads,
+                                   const float *head_scale)
+{
+    SWIN_TRY(swin_check_normalise_heads(out, x, heads));
+    SWIN_TRY(swin_check_matrix("normalise_heads", x, x->rows, x->cols));
+    SWIN_TRY(swin_check_matrix("normalise_heads", out, x->rows, x->cols));
+    row_job j = { .k = swin_cpu_kernels_of(dev), .y = out, .x = x, .heads = heads, .head_scale = head_scale };
+    return swin_host_each(dev, x->rows, ROWS, normalise_rows, &j);
+}
+
 static swin_status fake_quant_rows(void *user, int64_t from, int64_t to, int worker)
 {
     const row_job *j = user;
@@ -302,4 +325,5 @@ const swin_ops swin_ops_cpu = {
     .observer_free = swin_observer_free_cpu,
     .observe = swin_observe_cpu,
     .observer_read = swin_observer_read_cpu,
+    .normalise_heads = normalise_heads,
 };

@@ -67,6 +67,37 @@ static void norm(float *out, const float *x, int64_t cols, const swin_norm *n)
     }
 }
 
+/* Squares of values under 1e-19 vanish in float32, and those over 1e19 overflow: such rows are scaled first. */
+static void normalise(float *out, const float *x, int64_t n, float scale)
+{
+    vf most = { 0 }, sum = { 0 };
+    for (int64_t c = 0; c < n; c += VL) {
+        const int left = n - c < VL ? (int)(n - c) : VL;
+        vf v = vf_load_n(x + c, left);
+        if (left < VL) v = vf_keep(v, vi_first(left));
+        most = vf_max(most, vf_max(v, -v));
+        sum = vf_fma(v, v, sum);
+    }
+    const float top = vf_most(most);
+    float square = vf_sum(sum), unit = 1.0f;
+    if (top > 0 && top < INFINITY && !(square > 1e-20f && square < 1e30f)) {
+        unit = ldexpf(1.0f, -ilogbf(top) > 126 ? 126 : -ilogbf(top));
+        sum = vf_set(0.0f);
+        for (int64_t c = 0; c < n; c += VL) {
+            const int left = n - c < VL ? (int)(n - c) : VL;
+            vf v = vf_load_n(x + c, left) * unit;
+            if (left < VL) v = vf_keep(v, vi_first(left));
+            sum = vf_fma(v, v, sum);
+        }
+        square = vf_sum(sum);
+    }
+    const float length = sqrtf(square) / unit, factor = scale / (length > 1e-12f ? length : 1e-12f);
+    for (int64_t c = 0; c < n; c += VL) {
+        const int left = n - c < VL ? (int)(n - c) : VL;
+        vf_store_n(out + c, vf_load_n(x + c, left) * factor, left);
+    }
+}
+
 static void bias_act(float *y, const float *bias, int64_t cols, swin_act act)
 {
     for (int64_t c = 0; c < cols; c += VL) {
@@ -163,6 +194,7 @@ ALWAYS_INLINE bool group_bins(uint16_t *bin, const float *x, float width, float 
 #endif
     for (int c = 0; c < SWIN_CPU_GROUP; c += VL) {
         const vf v = vf_load(x + c);
+        __builtin_prefetch(x + c + 1024); /* the hardware's prefetcher stops at page ends */
         const vh h = __builtin_convertvector(bin_of(v, width, inverse), vh);
         memcpy(bin + c, &h, sizeof h);
 #if VL == 16
@@ -217,6 +249,25 @@ static int64_t count(uint16_t *counts, const float *x, int64_t ld, int64_t acros
     return g;
 }
 
+/* A bin's four counters are one 64-bit word. Most stretches of bins are empty. */
+static void collect(uint64_t *hist, uint16_t *counts)
+{
+    enum { STRETCH = 32 };
+    const uint64_t half = 0x0000ffff0000ffffu;
+    for (int b = 0; b < SWIN_HIST_BINS; b += STRETCH) {
+        uint64_t word[STRETCH], any = 0;
+        memcpy(word, counts + (size_t)b * SWIN_CPU_TABLES, sizeof word);
+        for (int i = 0; i < STRETCH; i++) any |= word[i];
+        if (!any) continue;
+        for (int i = 0; i < STRETCH; i++) {
+            const uint64_t pairs = (word[i] & half) + (word[i] >> 16 & half);
+            hist[b + i] += (pairs & 0xffffffffu) + (pairs >> 32);
+        }
+        memset(counts + (size_t)b * SWIN_CPU_TABLES, 0, sizeof word);
+    }
+}
+_Static_assert(SWIN_CPU_TABLES == 4, "collect adds four 16-bit counters");
+
 const swin_cpu_kernels SWIN_CPU_TABLE = {
     .isa = SWIN_CPU_ISA,
     .tile_rows = ROWS,
@@ -227,10 +278,12 @@ const swin_cpu_kernels SWIN_CPU_TABLE = {
     .softmax = softmax,
     .weighted_sum = weighted_sum,
     .norm = norm,
+    .normalise = normalise,
     .bias_act = bias_act,
     .add = add,
     .mean = mean,
     .fake_quant = fake_quant,
     .round_to = round_to,
     .count = count,
+    .collect = collect,
 };

@@ -47,6 +47,8 @@ typedef struct swin_cpu_kernels {
                          float *room);
 
     void (*norm)(float *out, const float *x, int64_t cols, const swin_norm *n); /* out may be x */
+    /* out = x * scale / max(|x|, 1e-12); out may be x. */
+    void (*normalise)(float *out, const float *x, int64_t n, float scale);
     void (*bias_act)(float *y, const float *bias, int64_t cols, swin_act act);
     void (*add)(float *y, const float *x, int64_t n);
     void (*mean)(float *out, const float *x, int64_t ld, int tokens, int64_t cols);
@@ -59,6 +61,8 @@ typedef struct swin_cpu_kernels {
      * adds at most SWIN_CPU_GROUP / SWIN_CPU_TABLES to a counter. */
     int64_t (*count)(uint16_t *counts, const float *x, int64_t ld, int64_t across, int64_t from, int64_t to,
                      float width, float *min, float *max);
+    /* hist[b] += the sum of counts[b]'s counters, which become 0; bins of one `count`'s table. */
+    void (*collect)(uint64_t *hist, uint16_t *counts);
 } swin_cpu_kernels;
 
 extern const swin_cpu_kernels swin_cpu_generic, swin_cpu_avx2, swin_cpu_avx512;

@@ -37,6 +37,7 @@ void swin_observer_free_cpu(swin_dev *dev, swin_observer *o)
 
 /* What one worker has counted since it last gave its counts away. */
 typedef struct tally {
+    const swin_cpu_kernels *k;
     swin_observer *o;
     uint16_t *counts; /* [BINS][TABLES] */
     float width, min, max;
@@ -54,23 +55,17 @@ static void coarsen(swin_observed *s, float width)
     }
 }
 
-/* Add the counts to s, `shift` halvings coarser, and zero them. Most bins of a group are empty. */
-static void give_counts(swin_observed *s, uint16_t *counts, int shift)
+/* Add the counts to s, whose bins may be wider by `shift` halvings, and zero them. */
+static void give_counts(const swin_cpu_kernels *k, swin_observed *s, uint16_t *counts, int shift)
 {
-    enum { BINS = 16 };
-    for (int g = 0; g < SWIN_HIST_BINS; g += BINS) {
-        uint16_t *c = counts + (size_t)g * TABLES;
-        uint64_t any = 0, words[BINS * TABLES / 4];
-        memcpy(words, c, sizeof words);
-        for (size_t i = 0; i < SWIN_COUNT(words); i++) any |= words[i];
-        if (!any) continue;
-        for (int b = 0; b < BINS; b++) {
-            uint32_t sum = 0;
-            for (int t = 0; t < TABLES; t++) sum += c[b * TABLES + t];
-            s->hist[((g + b - SWIN_HIST_HALF) >> shift) + SWIN_HIST_HALF] += sum;
-        }
-        memset(c, 0, sizeof words);
+    if (shift == 0) {
+        k->collect(s->hist, counts);
+        return;
     }
+    uint64_t own[SWIN_HIST_BINS] = { 0 };
+    k->collect(own, counts);
+    for (int i = 0; i < SWIN_HIST_BINS; i++)
+        s->hist[((i - SWIN_HIST_HALF) >> shift) + SWIN_HIST_HALF] += own[i];
 }
 
 static void give(tally *t)
@@ -87,7 +82,7 @@ static void give(tally *t)
         int shift = 0;
         for (float w = t->width; w < s->bin_width && shift < 14; w *= 2)
             shift++; /* 13 leave -1 and 0 alone */
-        give_counts(s, t->counts, shift);
+        give_counts(t->k, s, t->counts, shift);
         s->min = t->min < s->min ? t->min : s->min;
         s->max = t->max > s->max ? t->max : s->max;
     }
@@ -128,16 +123,15 @@ static void tally_values(tally *t, const float *x, int64_t n)
 }
 
 /* `rows` runs of n values, ld apart. */
-static void tally_rows(const swin_cpu_kernels *k, tally *t, const float *x, int64_t ld, int64_t n,
-                       int64_t rows)
+static void tally_rows(tally *t, const float *x, int64_t ld, int64_t n, int64_t rows)
 {
     const int64_t across = n / GROUP, all = across * rows;
     for (int64_t g = 0; g < all;) {
         if (t->groups == FULL) give(t);
         const int64_t from = g, room = FULL - t->groups;
         float min = INFINITY, max = -INFINITY;
-        g = k->count(t->counts, x, ld, across, from, all - from < room ? all : from + room, t->width, &min,
-                     &max);
+        g = t->k->count(t->counts, x, ld, across, from, all - from < room ? all : from + room, t->width, &min,
+                        &max);
         if (g > from) stretch(t, min, max);
         t->groups += g - from;
         t->finite += (uint64_t)(g - from) * GROUP;
@@ -170,14 +164,16 @@ static uint16_t *worker_counts(swin_dev *dev, int worker)
 static swin_status observe_rows(void *user, int64_t from, int64_t to, int worker)
 {
     const observe_job *j = user;
-    const swin_cpu_kernels *k = swin_cpu_kernels_of(j->dev);
-    tally t = { .o = j->o, .counts = worker_counts(j->dev, worker), .width = j->width };
+    tally t = { .k = swin_cpu_kernels_of(j->dev),
+                .o = j->o,
+                .counts = worker_counts(j->dev, worker),
+                .width = j->width };
     if (!t.counts) return swin_fail(SWIN_ERR_MEM, "observe: no memory");
     const float *x = swin_row(j->x, from);
     if (j->x->ld == j->x->cols) /* one long run */
-        tally_rows(k, &t, x, 0, (to - from) * j->x->cols, 1);
+        tally_rows(&t, x, 0, (to - from) * j->x->cols, 1);
     else
-        tally_rows(k, &t, x, j->x->ld, j->x->cols, to - from);
+        tally_rows(&t, x, j->x->ld, j->x->cols, to - from);
     give(&t);
     return SWIN_OK;
 }

@@ -25,12 +25,12 @@ static swin_cpu_head head_of(const attention_job *j, int64_t matrix)
                             .size = j->a->head_size };
 }
 
-static void softmax_one(const attention_job *j, int64_t matrix, float *s, int64_t ld)
+static void softmax_one(const attention_job *j, int64_t matrix, float *s, int64_t ld, float *room)
 {
     const int64_t window = matrix / j->a->heads % j->per_image, head = matrix % j->a->heads, n = j->tokens;
     swin_cpu_kernels_of(j->dev)->softmax(s, ld, j->tokens, j->a->bias ? j->a->bias + head * n * n : NULL,
                                          j->a->mask ? j->a->mask + window * n * n : NULL, j->a->scale,
-                                         j->a->softmax);
+                                         j->a->softmax, room);
 }
 
 static float *out_of(const attention_job *j, int64_t matrix)
@@ -56,7 +56,7 @@ static swin_status attention_matrices(void *user, int64_t from, int64_t to, int 
     for (int64_t m = from; m < to; m++) {
         const swin_cpu_head h = head_of(j, m);
         k->scores(s, (int64_t)ld, &h, s + matrix);
-        softmax_one(j, m, s, (int64_t)ld);
+        softmax_one(j, m, s, (int64_t)ld, s + matrix);
         k->weighted_sum(out_of(j, m), j->out->ld, s, (int64_t)ld, &h, s + matrix);
     }
     return SWIN_OK;
@@ -77,8 +77,9 @@ static swin_status scores_matrices(void *user, int64_t from, int64_t to, int wor
 static swin_status softmax_matrices(void *user, int64_t from, int64_t to, int worker)
 {
     const attention_job *j = user;
-    (void)worker;
-    for (int64_t m = from; m < to; m++) softmax_one(j, m, swin_row(j->s, m * j->tokens), j->s->ld);
+    float *room = head_room(j, worker, 0);
+    if (!room) return SWIN_ERR_MEM;
+    for (int64_t m = from; m < to; m++) softmax_one(j, m, swin_row(j->s, m * j->tokens), j->s->ld, room);
     return SWIN_OK;
 }
 

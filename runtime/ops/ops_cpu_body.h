@@ -5,7 +5,9 @@
 #include "runtime/base/half.h"
 #include "runtime/ops/ops_cpu_body_gemm.h"
 
-ALWAYS_INLINE void softmax_row(float *s, int n, const float *bias, const float *mask, float scale,
+/* The row is worked on in `e`, [n rounded up to VL]: a masked store into s would hold up the next row's loads, which lie
+ * beside it. */
+ALWAYS_INLINE void softmax_row(float *s, float *e, int n, const float *bias, const float *mask, float scale,
                                swin_softmax kind)
 {
     vf most = vf_set(-INFINITY), sum = { 0 };
@@ -14,27 +16,33 @@ ALWAYS_INLINE void softmax_row(float *s, int n, const float *bias, const float *
         vf v = vf_load_n(s + c, left) * scale;
         if (bias) v = v + vf_load_n(bias + c, left);
         if (mask) v = v + vf_load_n(mask + c, left);
-        vf_store_n(s + c, v, left);
+        vf_store(e + c, v);
         most = vf_max(left >= VL ? v : vf_pick(vi_first(left), v, most), most);
     }
     const float top = vf_most(most);
     for (int c = 0; c < n; c += VL) {
         const int left = n - c;
-        vf e = vf_exp_negative(vf_load_n(s + c, left) - top);
-        if (kind == SWIN_SOFTMAX_U8) e = vf_rint(e * 255.0f);
-        vf_store_n(s + c, e, left);
-        sum = sum + (left >= VL ? e : vf_keep(e, vi_first(left)));
+        vf v = vf_exp_negative(vf_load(e + c) - top);
+        if (kind == SWIN_SOFTMAX_U8) v = vf_rint(v * 255.0f);
+        vf_store(e + c, v);
+        sum = sum + (left >= VL ? v : vf_keep(v, vi_first(left)));
     }
     const float inverse = 1.0f / vf_sum(sum);
-    for (int c = 0; c < n; c += VL) vf_store_n(s + c, vf_load_n(s + c, n - c) * inverse, n - c);
+    int c = 0;
+    for (; c + VL <= n; c += VL) vf_store(s + c, vf_load(e + c) * inverse);
+    if (c < n && n >= VL)
+        vf_store(s + n - VL, vf_load(e + n - VL) * inverse); /* some values again, the same */
+    else if (c < n)
+        vf_store_part(s, vf_load(e) * inverse, n);
 }
 
+/* room: `tokens` rounded up to 16 floats. */
 static void softmax(float *s, int64_t ld_s, int tokens, const float *bias, const float *mask, float scale,
-                    swin_softmax kind)
+                    swin_softmax kind, float *room)
 {
     for (int64_t r = 0; r < tokens; r++)
-        softmax_row(s + r * ld_s, tokens, bias ? bias + r * tokens : NULL, mask ? mask + r * tokens : NULL,
-                    scale, kind);
+        softmax_row(s + r * ld_s, room, tokens, bias ? bias + r * tokens : NULL,
+                    mask ? mask + r * tokens : NULL, scale, kind);
 }
 
 /* Two passes over a row that the first one has brought into L1; four sums hide the adder's latency. */

@@ -42,7 +42,7 @@ typedef struct swin_cpu_kernels {
     /* s [N][ld_s] = raw scores; s = softmax over its rows' first N; out [N][ld_out] = s v. room: swin_cpu_head_room floats. */
     void (*scores)(float *s, int64_t ld_s, const swin_cpu_head *h, float *room);
     void (*softmax)(float *s, int64_t ld_s, int tokens, const float *bias, const float *mask, float scale,
-                    swin_softmax kind);
+                    swin_softmax kind, float *room);
     void (*weighted_sum)(float *out, int64_t ld_out, const float *s, int64_t ld_s, const swin_cpu_head *h,
                          float *room);
 
@@ -67,12 +67,13 @@ typedef struct swin_cpu_kernels {
 
 extern const swin_cpu_kernels swin_cpu_generic, swin_cpu_avx2, swin_cpu_avx512;
 
-/* Floats of scratch memory that scores and weighted_sum may use. */
+/* Floats of scratch memory that scores, softmax and weighted_sum may use. */
 static inline size_t swin_cpu_head_room(const swin_cpu_kernels *k, int tokens, int size)
 {
     const size_t wide = (size_t)k->tile_cols, n = (size_t)tokens, d = (size_t)size;
     const size_t keys = (n + wide - 1) / wide * wide * d, values = (d + wide - 1) / wide * wide * n;
-    return keys > values ? keys : values;
+    const size_t most = keys > values ? keys : values;
+    return most > n + 16 ? most : n + 16;
 }
 
 #endif

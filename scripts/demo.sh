@@ -30,7 +30,10 @@ say "calibrating"
 calibrate=(build/bin/swin-calib "${model[@]}" --data-path "$out/images" --int8-mode 1 --num-calib-batch 25
     --calib-batchsz 8 --calib-output-path "$out/swin_demo_calib.h5")
 echo "${calibrate[*]}"
-"${calibrate[@]}"
+"${calibrate[@]}" >"$out/ranges.txt"
+head -8 "$out/ranges.txt"
+echo "... (all of it: $out/ranges.txt)"
+tail -1 "$out/ranges.txt"
 
 say "evaluating"
 evaluate=(build/bin/swin-eval "${model[@]}" --data-path "$out/images" --calib "$out/swin_demo_calib.h5"

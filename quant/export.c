@@ -69,7 +69,8 @@ static swin_status check_site(const swin_export_format *format, const swin_calib
             "%s: %s takes symmetric int8 only, and this site has codes [%d, %d] with zero point %d "
             "(int8-mode %d): calibrate with --int8-mode 1 or 2",
             name, format->name, r->q.qmin, r->q.qmax, r->q.zero_point, (int)f->mode);
-    if ((format->flags & SWIN_EXPORT_WHOLE_MODE) && r->enabled != swin_mode_enabled(f->mode, r->site))
+    if ((format->flags & SWIN_EXPORT_WHOLE_MODE) &&
+        r->enabled != swin_mode_enabled(f->mode, f->config.family, r->site))
         return swin_fail(SWIN_ERR_UNSUPPORTED,
                          "%s: %s follows int8-mode %d, which has this site %s; the file has it %s", name,
                          format->name, (int)f->mode, r->enabled ? "off" : "on", r->enabled ? "on" : "off");
@@ -178,11 +179,6 @@ swin_status swin_export_each(const swin_export_job *job, swin_export_tensor fn, 
         SWIN_TRY(fn(user, r, name));
     }
     return SWIN_OK;
-}
-
-float swin_export_weight_amax(const swin_calib_file *f, swin_site weight_site)
-{
-    return swin_calib_file_weight(f, weight_site)->amax;
 }
 
 swin_status swin_export_text(const char *path, swin_status (*fill)(FILE *out, const swin_export_job *job),

@@ -64,9 +64,6 @@ swin_status swin_export_run(const swin_export_format *format, const swin_export_
 typedef swin_status (*swin_export_tensor)(void *user, const swin_site_record *r, const char *tensor);
 swin_status swin_export_each(const swin_export_job *job, swin_export_tensor fn, void *user);
 
-/* amax of a weight site: the whole tensor's. */
-float swin_export_weight_amax(const swin_calib_file *f, swin_site weight_site);
-
 /* Text files: open_memstream, filled by the caller, then written atomically and freed. */
 swin_status swin_export_text(const char *path, swin_status (*fill)(FILE *out, const swin_export_job *job),
                              const swin_export_job *job);

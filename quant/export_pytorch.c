@@ -42,7 +42,7 @@ static swin_status save(const swin_export_job *job)
     for (size_t i = 0; i < count && st == SWIN_OK; i++) {
         const swin_site s = f->sites[i].site;
         toolkit_key(entries[i].key, sizeof entries[i].key, s);
-        entries[i].amax = swin_site_role_of(s) == SWIN_ROLE_WEIGHT ? swin_export_weight_amax(f, s)
+        entries[i].amax = swin_site_role_of(s) == SWIN_ROLE_WEIGHT ? swin_calib_file_weight(f, s)->amax
                                                                    : f->sites[i].amax;
         tensors[i] =
             (swin_named_tensor){ .name = entries[i].key, .dtype = SWIN_F32, .data = &entries[i].amax };

@@ -15,6 +15,7 @@
 static swin_status write_constant(FILE *f, const onnx_constant *k, unsigned char **scratch,
                                   size_t *scratch_size)
 {
+    SWIN_TRY(swin_check_interrupt());
     if (k->data) {
         fwrite(k->data, 1, k->bytes, f);
         return SWIN_OK;
@@ -70,15 +71,11 @@ static void append(ProtobufCBuffer *base, size_t len, const uint8_t *data)
         fwrite(data, 1, len, b->f);
 }
 
-static swin_status write_model(swin_onnx *g, const char *path)
+static swin_status write_model(swin_onnx *g, FILE *f)
 {
-    swin_outfile out;
-    SWIN_TRY(swin_outfile_open(&out, path));
-    file_buffer b = { .base = { .append = append }, .f = out.f, .g = g };
+    file_buffer b = { .base = { .append = append }, .f = f, .g = g };
     protobuf_c_message_pack_to_buffer(&g->model.base, &b.base);
     free(b.scratch);
-    if (b.st == SWIN_OK) return swin_outfile_commit(&out);
-    swin_outfile_discard(&out);
     return b.st;
 }
 
@@ -112,39 +109,47 @@ static void move_outside(swin_onnx *g, onnx_constant *k, const char *file, size_
     add_entry(g, k, "length", swin_onnx_text(g, "%zu", k->bytes));
 }
 
-static swin_status write_external(swin_onnx *g, const char *data_path)
+static swin_status write_external(swin_onnx *g, FILE *f, const char *data_path)
 {
     unsigned char *scratch = NULL;
     size_t scratch_size = 0, offset = 0;
     const char *slash = strrchr(data_path, '/');
-    swin_outfile out;
-    SWIN_TRY(swin_outfile_open(&out, data_path));
     swin_status st = SWIN_OK;
     for (size_t i = 0; st == SWIN_OK && i < g->graph.n_initializer; i++) {
         onnx_constant *k = constant_at(g, i);
         if (k->bytes < EXTERNAL_MIN) continue;
-        for (; offset % EXTERNAL_ALIGN; offset++) fputc(0, out.f);
+        for (; offset % EXTERNAL_ALIGN; offset++) fputc(0, f);
         move_outside(g, k, slash ? slash + 1 : data_path, offset);
-        st = write_constant(out.f, k, &scratch, &scratch_size);
+        st = write_constant(f, k, &scratch, &scratch_size);
         offset += k->bytes;
     }
     free(scratch);
-    if (st == SWIN_OK) return swin_outfile_commit(&out);
-    swin_outfile_discard(&out);
     return st;
 }
 
 swin_status swin_onnx_write(swin_onnx *g, const char *path, bool external)
 {
+    swin_outfile model = { 0 }, data = { 0 };
+    char *data_path = NULL;
+    swin_status st = SWIN_OK;
     if (g->out_of_memory) return swin_fail(SWIN_ERR_MEM, "%s: no memory for the graph", path);
     keep_inside(g);
-    if (external || protobuf_c_message_get_packed_size(&g->model.base) >= PROTOBUF_LIMIT) {
-        char *data_path = swin_format("%s.data", path);
-        if (!data_path) return swin_fail(SWIN_ERR_MEM, "%s: no memory to write it", path);
-        const swin_status st = write_external(g, data_path);
-        free(data_path);
-        SWIN_TRY(st);
-        if (g->out_of_memory) return swin_fail(SWIN_ERR_MEM, "%s: no memory for the graph", path);
+    external = external || protobuf_c_message_get_packed_size(&g->model.base) >= PROTOBUF_LIMIT;
+    if (external) {
+        data_path = swin_format("%s.data", path);
+        st = data_path ? swin_outfile_open(&data, data_path)
+                       : swin_fail(SWIN_ERR_MEM, "%s: no memory to write it", path);
+        if (st == SWIN_OK) st = write_external(g, data.f, data_path);
+        if (st == SWIN_OK && g->out_of_memory)
+            st = swin_fail(SWIN_ERR_MEM, "%s: no memory for the graph", path);
     }
-    return write_model(g, path);
+    if (st == SWIN_OK) st = swin_outfile_open(&model, path);
+    if (st == SWIN_OK) st = write_model(g, model.f);
+    /* Both are complete before either takes its name, so an old pair is never half replaced by a failed run. */
+    if (st == SWIN_OK && external) st = swin_outfile_commit(&data);
+    if (st == SWIN_OK) st = swin_outfile_commit(&model);
+    swin_outfile_discard(&model);
+    swin_outfile_discard(&data);
+    free(data_path);
+    return st;
 }

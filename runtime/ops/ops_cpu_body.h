@@ -148,9 +148,8 @@ static void fake_quant(float *x, int64_t n, float scale, float zero, float lo, f
 
 ALWAYS_INLINE vf round_bf16(vf v)
 {
-    const vi u = (vi)v, even = (u >> 16) & 1;
-    const vi rounded = (u + 0x7fff + even) & (int32_t)0xffff0000u,
-             quiet = (u | 0x400000) & (int32_t)0xffff0000u;
+    const vu u = (vu)v, even = (u >> 16) & 1;
+    const vu rounded = (u + 0x7fff + even) & 0xffff0000u, quiet = (u | 0x400000) & 0xffff0000u;
     return vf_pick(v == v, (vf)rounded, (vf)quiet);
 }
 
@@ -186,7 +185,7 @@ ALWAYS_INLINE vi bin_of(vf v, float width, float inverse)
                                                          _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC));
 #else
     const vi t = vf_to_int(v * inverse);
-    return t + (v < __builtin_convertvector(t, vf) * width) + SWIN_HIST_HALF;
+    return (vi)((vu)t + (vu)(v < __builtin_convertvector(t, vf) * width) + SWIN_HIST_HALF);
 #endif
 }
 

@@ -10,7 +10,7 @@
 #include "runtime/ops/ops_cpu.h"
 
 /* FULL: as many groups can be counted before a 16-bit counter could overflow. */
-enum { TABLES = SWIN_CPU_TABLES, GROUP = SWIN_CPU_GROUP, FULL = 65535 / (GROUP / TABLES) };
+enum { TABLES = SWIN_CPU_TABLES, GROUP = SWIN_CPU_GROUP, FULL = 65535 / (GROUP / TABLES), PIECE = 1 << 16 };
 
 struct swin_observer {
     pthread_mutex_t lock;
@@ -183,8 +183,10 @@ swin_status swin_observe_cpu(swin_dev *dev, swin_observer *o, const swin_tensor 
     SWIN_TRY(swin_check_matrix("observe", x, x->rows, x->cols));
     if (x->rows == 0 || x->cols == 0) return SWIN_OK;
     observe_job j = { .dev = dev, .o = o, .x = x, .width = o->seen.bin_width };
-    const int64_t threads = swin_host_threads(dev);
-    return swin_host_each(dev, x->rows, (x->rows + threads - 1) / threads, observe_rows, &j);
+    /* A few pieces for each thread, so that all finish together, but each worth its visit to the observer. */
+    const int64_t pieces = 4 * (int64_t)swin_host_threads(dev), least = PIECE / x->cols + 1;
+    const int64_t step = (x->rows + pieces - 1) / pieces;
+    return swin_host_each(dev, x->rows, step > least ? step : least, observe_rows, &j);
 }
 
 swin_status swin_observer_read_cpu(swin_dev *dev, const swin_observer *o, swin_observed *out)

@@ -23,6 +23,7 @@
 
 typedef float vf __attribute__((vector_size(4 * VL)));
 typedef int32_t vi __attribute__((vector_size(4 * VL)));
+typedef uint32_t vu __attribute__((vector_size(4 * VL))); /* where a sum may wrap */
 
 /* Written out: { 0 } + x would be an addition, and turn -0 into 0. */
 #if VL == 16
@@ -251,7 +252,7 @@ ALWAYS_INLINE vf vf_exp_negative(vf x)
     p = vf_fma(p, r, vf_set(0.1666651964187622f));
     p = vf_fma(p, r, vf_set(0.4999999403953552f));
     p = vf_fma(p, r * r, r) + 1.0f;
-    return vf_keep((vf)((vi)p + (vf_to_int(n) << 23)), alive);
+    return vf_keep((vf)((vu)p + ((vu)vf_to_int(n) << 23)), alive);
 }
 
 /* GELU in its erf form: max(x, 0) - |x| Q(|x|), Q the upper tail of the normal distribution, written as

@@ -55,7 +55,7 @@ void swin_calib_file_free(swin_calib_file *f)
     *f = (swin_calib_file){ 0 };
 }
 
-static swin_status derive_site(swin_site_record *r, swin_int8_mode mode)
+static swin_status derive_site(swin_site_record *r, swin_int8_mode mode, swin_family family)
 {
     char name[SWIN_SITE_NAME_MAX];
     swin_site_name(r->site, name);
@@ -64,7 +64,7 @@ static swin_status derive_site(swin_site_record *r, swin_int8_mode mode)
         return swin_fail(SWIN_ERR_VALUE, "%s: %llu of %llu values seen are NaN or infinite", name,
                          (unsigned long long)r->nonfinite, (unsigned long long)r->count);
     SWIN_TRY(swin_quant_derive(&r->q, mode, r->site, r->amax, r->min, r->max));
-    r->enabled = swin_mode_enabled(mode, r->site);
+    r->enabled = swin_mode_enabled(mode, family, r->site);
     return SWIN_OK;
 }
 
@@ -83,7 +83,7 @@ static swin_status check_weight(const swin_weight_record *r)
 
 swin_status swin_calib_file_derive(swin_calib_file *f, swin_int8_mode mode)
 {
-    for (int i = 0; i < f->nsites; i++) SWIN_TRY(derive_site(&f->sites[i], mode));
+    for (int i = 0; i < f->nsites; i++) SWIN_TRY(derive_site(&f->sites[i], mode, f->config.family));
     for (int i = 0; i < f->nweights; i++) SWIN_TRY(check_weight(&f->weights[i]));
     f->mode = mode;
     return SWIN_OK;

@@ -5,15 +5,18 @@
 
 #include "runtime/base/status.h"
 
-bool swin_mode_enabled(swin_int8_mode mode, swin_site site)
+bool swin_mode_enabled(swin_int8_mode mode, swin_family family, swin_site site)
 {
+    const swin_site_kind kind = swin_site_kind_of(site);
     switch (swin_site_role_of(site)) {
     case SWIN_ROLE_INPUT:
     case SWIN_ROLE_GELU:
     case SWIN_ROLE_WEIGHT:
-    case SWIN_ROLE_MATMUL:
     case SWIN_ROLE_SOFTMAX:
         return true;
+    case SWIN_ROLE_MATMUL:
+        return mode != SWIN_INT8_MODE_3 || family == SWIN_V1 ||
+               (kind != SWIN_SITE_MATMUL_Q && kind != SWIN_SITE_MATMUL_K);
     case SWIN_ROLE_AFTERGEMM:
         return mode != SWIN_INT8_MODE_3;
     case SWIN_ROLE_AFTERGEMM_WIDE:

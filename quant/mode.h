@@ -3,7 +3,8 @@
  * An int8 mode is a set of enabled sites (reference/swin.md 4.1, DESIGN.md section 4):
  *   1  every GEMM input, weight and output, and the attention operands: what FasterTransformer-like engines run
  *   2  as 1, with fc2's and PatchMerging's outputs left in INT32
- *   3  ours: GEMM inputs, weights and attention operands only; GELU's output and the softmax use all 256 codes
+ *   3  ours: GEMM inputs, weights and attention operands only; GELU's output and the softmax use all 256 codes. In Swin V2
+ *      the attention's operands are mha_q and mha_k: what they are normalised from (matmul_q, matmul_k) stays float
  */
 #ifndef SWIN_QUANT_MODE_H
 #define SWIN_QUANT_MODE_H
@@ -15,7 +16,7 @@
 typedef enum swin_int8_mode { SWIN_INT8_MODE_1 = 1, SWIN_INT8_MODE_2 = 2, SWIN_INT8_MODE_3 = 3 } swin_int8_mode;
 
 /* Whether the mode quantizes the site. False for OFF and OUTPUT roles. */
-bool swin_mode_enabled(swin_int8_mode mode, swin_site site);
+bool swin_mode_enabled(swin_int8_mode mode, swin_family family, swin_site site);
 
 typedef struct swin_quant {
     float scale;      /* real = (code - zero_point) * scale */

@@ -16,7 +16,7 @@ static void test_counts(void **state)
     for (int mode = 1; mode <= 3; mode++) {
         int on = 0;
         for (int i = 0; i < swin_site_count(&c); i++)
-            on += swin_mode_enabled((swin_int8_mode)mode, swin_site_at(&c, i));
+            on += swin_mode_enabled((swin_int8_mode)mode, c.family, swin_site_at(&c, i));
         CHECK(on == want[mode - 1], "mode %d: %d sites, not %d", mode, on, want[mode - 1]);
     }
 }

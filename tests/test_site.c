@@ -18,6 +18,9 @@ static void test_counts(void **state)
     swin_config one = with_depth(6);
     one.num_stages = 1;
     CHECK(swin_site_count(&one) == 46, "%d", swin_site_count(&one));
+    swin_config v2 = with_depth(6);
+    v2.family = SWIN_V2;
+    CHECK(swin_site_count(&v2) == 285 + 2 * 12, "V2: %d", swin_site_count(&v2));
 }
 
 /* How many sites the int8 modes find on: swin.md 4.1's 201, and the 15 of them that mode 2 switches off. */
@@ -36,10 +39,10 @@ static void test_roles(void **state)
     CHECK(on == 201 && wide == 15 && weights == 51, "%d on, %d wide, %d weights", on, wide, weights);
 }
 
-static void test_round_trip(void **state)
+static void round_trip(swin_family family)
 {
-    (void)state;
-    const swin_config c = with_depth(18);
+    swin_config c = with_depth(18);
+    c.family = family;
     for (int i = 0; i < swin_site_count(&c); i++) {
         char name[SWIN_SITE_NAME_MAX];
         const swin_site s = swin_site_at(&c, i);
@@ -47,7 +50,16 @@ static void test_round_trip(void **state)
         CHECK(swin_site_index(&c, s) == i, "%s: index %d instead of %d", name, swin_site_index(&c, s), i);
         CHECK(swin_site_find(&c, name) == s, "%s is not found by its name", name);
     }
-    CHECK(swin_site_at(&c, -1) == SWIN_NO_SITE && swin_site_at(&c, 561) == SWIN_NO_SITE, "out of range");
+    const int beyond = family == SWIN_V2 ? 561 + 48 : 561;
+    CHECK(swin_site_at(&c, -1) == SWIN_NO_SITE && swin_site_at(&c, beyond) == SWIN_NO_SITE, "out of range");
+    const swin_site q = swin_site_find(&c, "layers.2.blocks.17.attn.mha_q");
+    CHECK((q != SWIN_NO_SITE) == (family == SWIN_V2), "mha_q is V2's");
+}
+
+static void test_round_trip(void **state)
+{
+    (void)state;
+    for (int family = SWIN_V1; family <= SWIN_V2; family++) round_trip((swin_family)family);
 }
 
 static void test_names(void **state)

@@ -123,6 +123,18 @@ swin_status swin_check_attention(const char *op, const swin_attention *a, const 
     return SWIN_OK;
 }
 
+swin_status swin_check_normalise_heads(const swin_tensor *out, const swin_tensor *x, int heads)
+{
+    SWIN_TRY(swin_check_output("normalise_heads", x, x->rows, x->cols));
+    SWIN_TRY(swin_check_output("normalise_heads", out, x->rows, x->cols));
+    if (heads <= 0 || x->cols % heads != 0)
+        return swin_fail(SWIN_ERR_VALUE, "normalise_heads: %d heads of %lld columns", heads,
+                         (long long)x->cols);
+    if (x->dtype == SWIN_S8 && x->zero_point != 0)
+        return swin_fail(SWIN_ERR_VALUE, "normalise_heads: a zero point of %d", x->zero_point);
+    return SWIN_OK;
+}
+
 swin_status swin_check_fake_quant(float scale, int zero_point, int qmin, int qmax)
 {
     if (isnormal(scale) && scale > 0 && isfinite(1.0f / scale) && qmin <= qmax && qmin >= -65536 &&

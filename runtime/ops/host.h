@@ -59,6 +59,8 @@ swin_status swin_check_merge(const char *op, const swin_windows *g);
 /* NULL matrices are not looked at. */
 swin_status swin_check_attention(const char *op, const swin_attention *a, const swin_windows *g,
                                  const swin_tensor *out, const swin_tensor *qkv, const swin_tensor *s);
+/* x F32 or S8 without a zero point, `heads` dividing its columns; out as swin_check_output. */
+swin_status swin_check_normalise_heads(const swin_tensor *out, const swin_tensor *x, int heads);
 swin_status swin_check_fake_quant(float scale, int zero_point, int qmin, int qmax);
 
 /* Tokens of one window; matrices of scores. */

@@ -262,6 +262,11 @@ struct swin_ops {
     /* From on to off, every product tries its ways and the fastest is kept, for this device and for later runs on it
      * (a file in the user's cache folder). All of them give the same bits. */
     swin_status (*tune)(swin_dev *dev, bool on);
+    /* Swin V2's cosine attention: every head's D columns of a row, divided by max(their L2 norm, 1e-12) and multiplied by
+     * head_scale[head] ([heads] float32, device; NULL: 1), both in float32. x (F32, or S8 codes of zero point 0) and out
+     * (F32, or S8) have the same shape; out may be x's memory where their elements have one size. NULL: no Swin V2. */
+    swin_status (*normalise_heads)(swin_dev *dev, swin_tensor *out, const swin_tensor *x, int heads,
+                                   const float *head_scale);
 };
 
 /* The backends of this build, best last tried by "auto": cuda where a GPU answers, else cpu. NULL ends the list. */

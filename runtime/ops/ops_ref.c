@@ -245,4 +245,5 @@ const swin_ops swin_ops_ref = {
     .linear_s8 = swin_linear_s8_ref,
     .linear_s8_residual = swin_linear_s8_residual_ref,
     .attention_s8 = swin_attention_s8_ref,
+    .normalise_heads = swin_normalise_heads_ref,
 };

@@ -32,6 +32,9 @@ swin_status swin_softmax_ref(swin_dev *dev, swin_tensor *s, const swin_attention
 swin_status swin_weighted_sum_ref(swin_dev *dev, swin_tensor *out, const swin_tensor *s,
                                   const swin_tensor *qkv, const swin_attention *a, const swin_windows *g);
 
+swin_status swin_normalise_heads_ref(swin_dev *dev, swin_tensor *out, const swin_tensor *x, int heads,
+                                     const float *head_scale);
+
 swin_status swin_fake_quant_ref(swin_dev *dev, swin_tensor *x, float scale, int zero_point, int qmin,
                                 int qmax);
 swin_status swin_round_to_ref(swin_dev *dev, swin_tensor *x, swin_dtype dtype);

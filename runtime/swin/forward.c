@@ -89,25 +89,53 @@ static swin_status linear(const walk *w, swin_tensor *y, const swin_tensor *x, c
     return rounded(w, y);
 }
 
-/* x += y W^T + bias. The three kinds: the GEMM's output and the two addends. */
+/* The sites of a branch that ends in a residual add. */
+typedef struct branch_sites {
+    swin_site_kind aftergemm, norm, residual, local;
+} branch_sites;
+
+static const branch_sites attention_sites = { SWIN_SITE_PROJ_AFTERGEMM, SWIN_SITE_LAYERNORM_INPUT1,
+                                              SWIN_SITE_ADD1_RESIDUAL, SWIN_SITE_ADD1_LOCAL },
+                          mlp_sites = { SWIN_SITE_FC2_AFTERGEMM, SWIN_SITE_LAYERNORM_INPUT2,
+                                        SWIN_SITE_ADD2_RESIDUAL, SWIN_SITE_ADD2_LOCAL };
+
+/* x += y W^T + bias. */
 static swin_status linear_residual(const walk *w, swin_tensor *x, const swin_tensor *y,
-                                   const net_layer *layer, const swin_windows *g, swin_site_kind aftergemm,
-                                   swin_site_kind residual, swin_site_kind local)
+                                   const net_layer *layer, const swin_windows *g, const branch_sites *sites)
 {
     const swin_linear *l = &layer->l;
     if (layer->integer) {
         SWIN_TRY(w->ops->linear_s8_residual(w->dev, x, y, l, layer->after_scale, g));
-    } else if (wants(w, aftergemm) || wants(w, residual) || wants(w, local)) {
+    } else if (wants(w, sites->aftergemm) || wants(w, sites->residual) || wants(w, sites->local)) {
         swin_tensor sum = activation(w, w->net->narrow, x->rows, x->cols);
         SWIN_TRY(w->ops->linear(w->dev, &sum, y, l, false, SWIN_ACT_NONE));
-        SWIN_TRY(touch(w, aftergemm, &sum));
+        SWIN_TRY(touch(w, sites->aftergemm, &sum));
         if (l->bias) SWIN_TRY(w->ops->bias_act(w->dev, &sum, l->bias, SWIN_ACT_NONE));
-        SWIN_TRY(touch(w, residual, x));
-        SWIN_TRY(touch(w, local, &sum));
+        SWIN_TRY(touch(w, sites->residual, x));
+        SWIN_TRY(touch(w, sites->local, &sum));
         SWIN_TRY(w->ops->residual_add(w->dev, x, &sum, g));
     } else {
         SWIN_TRY(w->ops->linear_residual(w->dev, x, y, l, g));
     }
+    return rounded(w, x);
+}
+
+/* V2: x += LN(y W^T + bias). y is no longer needed once the product is made, and its memory (normed) takes LN's output;
+ * where codes came through narrow, the product goes to wide. */
+static swin_status linear_norm_residual(const walk *w, swin_tensor *x, const swin_tensor *y,
+                                        const net_layer *layer, const swin_norm *n, const swin_windows *g,
+                                        const branch_sites *sites)
+{
+    void *room = y->data == w->net->narrow ? w->net->wide : w->net->narrow;
+    swin_tensor sum = activation(w, room, x->rows, x->cols);
+    SWIN_TRY(linear(w, &sum, y, layer, SWIN_ACT_NONE, sites->aftergemm));
+    SWIN_TRY(touch(w, sites->norm, &sum));
+    swin_tensor local = activation(w, w->net->normed, x->rows, x->cols);
+    SWIN_TRY(w->ops->layernorm(w->dev, &local, &sum, n));
+    SWIN_TRY(rounded(w, &local));
+    SWIN_TRY(touch(w, sites->residual, x));
+    SWIN_TRY(touch(w, sites->local, &local));
+    SWIN_TRY(w->ops->residual_add(w->dev, x, &local, g));
     return rounded(w, x);
 }
 
@@ -131,19 +159,80 @@ static bool looks_inside_attention(const walk *w)
 
 static const swin_site_kind operand_kinds[] = { SWIN_SITE_MATMUL_Q, SWIN_SITE_MATMUL_K, SWIN_SITE_MATMUL_V };
 
-static swin_status attention_float(const walk *w, swin_tensor *out, swin_tensor *qkv, const swin_attention *a,
+static const swin_site_kind normalised_kinds[] = { SWIN_SITE_MHA_Q, SWIN_SITE_MHA_K };
+
+/* V2: q and k in place, normalised, and the queries times their logit scale. */
+static swin_status normalise_operands(const walk *w, swin_tensor *qkv, const net_block *b)
+{
+    const int64_t c = qkv->cols / 3;
+    for (int i = 0; i < 2; i++) {
+        swin_tensor part = swin_columns(qkv, i * c, c);
+        SWIN_TRY(w->ops->normalise_heads(w->dev, &part, &part, b->attention.heads, i ? NULL : b->head_scale));
+        SWIN_TRY(rounded(w, &part));
+        SWIN_TRY(touch(w, normalised_kinds[i], &part));
+    }
+    return SWIN_OK;
+}
+
+static swin_status attention_float(const walk *w, swin_tensor *out, swin_tensor *qkv, const net_block *b,
                                    const swin_windows *g)
 {
+    const swin_attention *a = &b->attention;
     const int64_t c = out->cols;
     for (int i = 0; i < 3; i++) {
         swin_tensor part = swin_columns(qkv, i * c, c);
         SWIN_TRY(touch(w, operand_kinds[i], &part));
     }
+    if (b->head_scale) SWIN_TRY(normalise_operands(w, qkv, b));
     if (looks_inside_attention(w))
         SWIN_TRY(attention_composed(w, out, qkv, a, g));
     else
         SWIN_TRY(w->ops->attention(w->dev, out, qkv, a, g));
     return rounded(w, out);
+}
+
+/* The i-th of q, k, v as codes side by side in a buffer. */
+static swin_tensor operand(void *buffer, int i, int64_t rows, int64_t c, const swin_site_plan *q)
+{
+    swin_tensor t = code_matrix((char *)buffer + i * c, rows, c, q);
+    t.ld = 3 * c;
+    return t;
+}
+
+/* q, k, v of an integer qkv layer: codes in `buffer`, but for queries and keys that V2 normalises first. */
+static swin_status integer_operands(const walk *w, swin_tensor parts[3], const swin_tensor *x,
+                                    const net_block *b)
+{
+    const int64_t c = b->qkv.l.in;
+    const bool v2 = b->head_scale != NULL;
+    swin_tensor qkv = swin_matrix(w->net->wide, SWIN_F32, x->rows, 3 * c);
+    for (int i = 0; i < 3; i++) {
+        parts[i] = operand(v2 ? w->net->narrow : w->net->wide, i, x->rows, c, &b->operands[i]);
+        if (v2 && i < 2)
+            parts[i] = b->raw[i].enabled ? operand(w->net->wide, i, x->rows, c, &b->raw[i])
+                                         : swin_columns(&qkv, i * c, c);
+    }
+    SWIN_TRY(w->ops->linear_s8(w->dev, parts, 3, x, &b->qkv.l, b->qkv.after_scale, SWIN_ACT_NONE));
+    return SWIN_OK;
+}
+
+/* The same of a float one. */
+static swin_status quantized_operands(const walk *w, swin_tensor parts[3], const swin_tensor *x,
+                                      const net_block *b)
+{
+    const int64_t c = b->qkv.l.in;
+    swin_tensor qkv = activation(w, w->net->wide, x->rows, 3 * c);
+    SWIN_TRY(linear(w, &qkv, x, &b->qkv, SWIN_ACT_NONE, SWIN_SITE_QKV_AFTERGEMM));
+    for (int i = 0; i < 3; i++) {
+        const swin_tensor part = swin_columns(&qkv, i * c, c);
+        const bool raw = b->head_scale && i < 2;
+        const swin_site_plan *q = raw ? &b->raw[i] : &b->operands[i];
+        parts[i] = part;
+        if (raw && !q->enabled) continue;
+        parts[i] = operand(w->net->narrow, i, x->rows, c, q);
+        SWIN_TRY(w->ops->quantize(w->dev, &parts[i], &part));
+    }
+    return SWIN_OK;
 }
 
 /* The qkv layer and attention on its codes. */
@@ -152,23 +241,15 @@ static swin_status attention_integer(const walk *w, swin_tensor *out, const swin
 {
     const int64_t c = b->qkv.l.in;
     swin_tensor parts[3];
-    if (b->qkv.integer) {
-        for (int i = 0; i < 3; i++) {
-            parts[i] = code_matrix((char *)w->net->wide + i * c, x->rows, c, &b->operands[i]);
-            parts[i].ld = 3 * c;
-        }
-        SWIN_TRY(w->ops->linear_s8(w->dev, parts, 3, x, &b->qkv.l, b->qkv.after_scale, SWIN_ACT_NONE));
-    } else {
-        swin_tensor qkv = activation(w, w->net->wide, x->rows, 3 * c);
-        SWIN_TRY(linear(w, &qkv, x, &b->qkv, SWIN_ACT_NONE, SWIN_SITE_QKV_AFTERGEMM));
-        for (int i = 0; i < 3; i++) {
-            const swin_tensor part = swin_columns(&qkv, i * c, c);
-            parts[i] = code_matrix((char *)w->net->narrow + i * c, x->rows, c, &b->operands[i]);
-            parts[i].ld = 3 * c;
-            SWIN_TRY(w->ops->quantize(w->dev, &parts[i], &part));
-        }
-    }
+    SWIN_TRY(b->qkv.integer ? integer_operands(w, parts, x, b) : quantized_operands(w, parts, x, b));
     for (int i = 0; i < 3; i++) SWIN_TRY(touch(w, operand_kinds[i], &parts[i]));
+    for (int i = 0; i < 2 && b->head_scale; i++) {
+        swin_tensor codes = operand(w->net->narrow, i, x->rows, c, &b->operands[i]);
+        SWIN_TRY(
+            w->ops->normalise_heads(w->dev, &codes, &parts[i], b->attention.heads, i ? NULL : b->head_scale));
+        SWIN_TRY(touch(w, normalised_kinds[i], &codes));
+        parts[i] = codes;
+    }
     SWIN_TRY(w->ops->attention_s8(w->dev, out, parts, &b->attention, b->prob_scale, g));
     return rounded(w, out);
 }
@@ -193,7 +274,7 @@ static swin_status attention(const walk *w, swin_tensor *out, const swin_tensor 
     SWIN_TRY(linear(w, &qkv, x, &b->qkv, SWIN_ACT_NONE, SWIN_SITE_QKV_AFTERGEMM));
     swin_tensor real =
         activation(w, out->data, out->rows, out->cols); /* codes come after, where proj wants them */
-    SWIN_TRY(attention_float(w, &real, &qkv, &b->attention, g));
+    SWIN_TRY(attention_float(w, &real, &qkv, b, g));
     *out = real;
     return SWIN_OK;
 }
@@ -203,59 +284,91 @@ static bool half_is_float(const net_layer *a, const net_layer *b)
     return !a->integer && !b->integer;
 }
 
-/* x += proj(attention(qkv(LN1(x)))), windows shifted and partitioned. */
+/* The part between a block's input and its first layer: V1 normalises here, V2 takes the residual stream as it is. */
+static const swin_norm *norm_before(const net_block *b, const swin_norm *n)
+{
+    return b->head_scale ? NULL : n;
+}
+
+/* x += proj(attention(qkv(LN1(x)))), windows shifted and partitioned. V2: x += LN1(proj(attention(qkv(x)))). */
 static swin_status attention_half(const walk *w, const net_block *b, swin_tensor *x, const swin_windows *g)
 {
-    const bool is_float = half_is_float(&b->qkv, &b->proj) && !b->attention_integer;
-    if (w->ops->attention_half && is_float &&
+    const bool is_float = half_is_float(&b->qkv, &b->proj) && !b->attention_integer,
+               v2 = b->head_scale != NULL;
+    if (w->ops->attention_half && is_float && !v2 &&
         unwatched(w, SWIN_SITE_LAYERNORM_INPUT1, SWIN_SITE_ADD1_LOCAL)) {
         const swin_status st =
             w->ops->attention_half(w->dev, x, &b->norm1, &b->qkv.l, &b->proj.l, &b->attention, g);
         if (st != SWIN_ERR_UNSUPPORTED) return st;
     }
     swin_tensor a = layer_input(w, &b->qkv, w->net->normed, x->rows, x->cols);
-    SWIN_TRY(touch(w, SWIN_SITE_LAYERNORM_INPUT1, x));
-    SWIN_TRY(w->ops->layernorm_windows(w->dev, &a, x, &b->norm1, g));
+    if (!v2) SWIN_TRY(touch(w, SWIN_SITE_LAYERNORM_INPUT1, x));
+    SWIN_TRY(w->ops->layernorm_windows(w->dev, &a, x, norm_before(b, &b->norm1), g));
     SWIN_TRY(rounded(w, &a));
     SWIN_TRY(touch(w, SWIN_SITE_QKV_INPUT, &a));
     swin_tensor mixed = layer_input(w, &b->proj, w->net->normed, x->rows, x->cols);
     SWIN_TRY(attention(w, &mixed, &a, b, g));
     SWIN_TRY(as_input(w, &b->proj, &mixed));
     SWIN_TRY(touch(w, SWIN_SITE_PROJ_INPUT, &mixed));
-    return linear_residual(w, x, &mixed, &b->proj, g, SWIN_SITE_PROJ_AFTERGEMM, SWIN_SITE_ADD1_RESIDUAL,
-                           SWIN_SITE_ADD1_LOCAL);
+    return v2 ? linear_norm_residual(w, x, &mixed, &b->proj, &b->norm1, g, &attention_sites)
+              : linear_residual(w, x, &mixed, &b->proj, g, &attention_sites);
 }
 
-/* x += fc2(GELU(fc1(LN2(x)))). */
+/* What V2's first MLP layer reads: x itself, or a copy where it becomes codes or a tap may change it. */
+static swin_status stream_as_input(const walk *w, swin_tensor *a, const swin_tensor *x,
+                                   const net_layer *layer)
+{
+    if (layer->integer) return w->ops->quantize(w->dev, a, x);
+    if (!wants(w, SWIN_SITE_FC1_INPUT)) {
+        *a = *x;
+        return SWIN_OK;
+    }
+    return w->ops->copy(w->dev, a->data, x->data,
+                        (size_t)(x->rows * x->cols) * swin_dtype_size(x->dtype)); /* x is a dense chunk */
+}
+
+/* x += fc2(GELU(fc1(LN2(x)))). V2: x += LN2(fc2(GELU(fc1(x)))). */
 static swin_status mlp_half(const walk *w, const net_block *b, swin_tensor *x)
 {
-    const bool is_float = half_is_float(&b->fc1, &b->fc2);
-    if (w->ops->mlp_half && is_float && unwatched(w, SWIN_SITE_LAYERNORM_INPUT2, SWIN_SITE_ADD2_LOCAL)) {
+    const bool is_float = half_is_float(&b->fc1, &b->fc2), v2 = b->head_scale != NULL;
+    if (w->ops->mlp_half && is_float && !v2 &&
+        unwatched(w, SWIN_SITE_LAYERNORM_INPUT2, SWIN_SITE_ADD2_LOCAL)) {
         const swin_status st = w->ops->mlp_half(w->dev, x, &b->norm2, &b->fc1.l, &b->fc2.l);
         if (st != SWIN_ERR_UNSUPPORTED) return st;
     }
     swin_tensor a = layer_input(w, &b->fc1, w->net->normed, x->rows, x->cols);
-    SWIN_TRY(touch(w, SWIN_SITE_LAYERNORM_INPUT2, x));
-    SWIN_TRY(w->ops->layernorm(w->dev, &a, x, &b->norm2));
-    SWIN_TRY(rounded(w, &a));
+    if (v2) {
+        SWIN_TRY(stream_as_input(w, &a, x, &b->fc1));
+    } else {
+        SWIN_TRY(touch(w, SWIN_SITE_LAYERNORM_INPUT2, x));
+        SWIN_TRY(w->ops->layernorm(w->dev, &a, x, &b->norm2));
+        SWIN_TRY(rounded(w, &a));
+    }
     SWIN_TRY(touch(w, SWIN_SITE_FC1_INPUT, &a));
     swin_tensor hidden = b->fc1.integer ? layer_input(w, &b->fc2, w->net->wide, x->rows, b->fc1.l.out)
                                         : activation(w, w->net->wide, x->rows, b->fc1.l.out);
     SWIN_TRY(linear(w, &hidden, &a, &b->fc1, SWIN_ACT_GELU, SWIN_SITE_FC1_AFTERGEMM));
     SWIN_TRY(as_input(w, &b->fc2, &hidden));
     SWIN_TRY(touch(w, SWIN_SITE_FC2_INPUT, &hidden));
-    return linear_residual(w, x, &hidden, &b->fc2, NULL, SWIN_SITE_FC2_AFTERGEMM, SWIN_SITE_ADD2_RESIDUAL,
-                           SWIN_SITE_ADD2_LOCAL);
+    return v2 ? linear_norm_residual(w, x, &hidden, &b->fc2, &b->norm2, NULL, &mlp_sites)
+              : linear_residual(w, x, &hidden, &b->fc2, NULL, &mlp_sites);
 }
 
+/* V1: reduction(LN(neighbours)). V2: LN(reduction(neighbours)). */
 static swin_status merge(const walk *w, const net_stage *s, swin_tensor *out, const swin_tensor *x,
                          const swin_windows *g)
 {
+    const bool v2 = w->net->config.family == SWIN_V2;
     swin_tensor a = layer_input(w, &s->reduction, w->net->normed, x->rows / 4, 4 * x->cols);
-    SWIN_TRY(w->ops->layernorm_merge(w->dev, &a, x, &s->merge_norm, g));
+    SWIN_TRY(w->ops->layernorm_merge(w->dev, &a, x, v2 ? NULL : &s->merge_norm, g));
     SWIN_TRY(rounded(w, &a));
     SWIN_TRY(touch(w, SWIN_SITE_REDUCTION_INPUT, &a));
-    SWIN_TRY(linear(w, out, &a, &s->reduction, SWIN_ACT_NONE, SWIN_SITE_REDUCTION_AFTERGEMM));
+    swin_tensor sum = v2 ? activation(w, w->net->narrow, out->rows, out->cols) : *out;
+    SWIN_TRY(linear(w, &sum, &a, &s->reduction, SWIN_ACT_NONE, SWIN_SITE_REDUCTION_AFTERGEMM));
+    if (v2) {
+        SWIN_TRY(w->ops->layernorm(w->dev, out, &sum, &s->merge_norm));
+        SWIN_TRY(rounded(w, out));
+    }
     return touch(w, SWIN_SITE_MERGE_OUT, out);
 }
 

@@ -1,8 +1,10 @@
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "runtime/base/half.h"
 #include "runtime/swin/net_impl.h"
+#include "runtime/swin/tables.h"
 
 /* ---- parameters ---------------------------------------------------------------------------------------------- */
 
@@ -39,48 +41,91 @@ static swin_status put_linear(swin_net *net, swin_linear *l, const float *w, con
     return net->ops->linear_prepare(net->dev, l, w, bias, out, in, net->opts.dtype);
 }
 
-/* bias[h][i][j] = table[index(i, j)][h], index = (yi - yj + w-1)(2w-1) + (xi - xj + w-1): swin.md section 1, point 9. */
-static swin_status put_position_bias(swin_net *net, const float **out, const float *table, int window,
-                                     int heads)
+static swin_status put_position_bias(swin_net *net, const float **out, const swin_block_weights *w,
+                                     const swin_stage *s, int pretrained)
 {
-    const int n = window * window, side = 2 * window - 1;
-    float *bias = malloc((size_t)heads * n * n * sizeof *bias);
-    if (!bias) return swin_fail(SWIN_ERR_MEM, "no memory for a position bias");
-    for (int h = 0; h < heads; h++)
-        for (int i = 0; i < n; i++)
-            for (int j = 0; j < n; j++) {
-                const int dy = i / window - j / window + window - 1,
-                          dx = i % window - j % window + window - 1;
-                bias[((size_t)h * n + i) * n + j] = table[(size_t)(dy * side + dx) * heads + h];
-            }
-    const swin_status st = put(net, out, bias, (size_t)heads * n * n);
+    const size_t n = (size_t)s->window * s->window, side = 2 * (size_t)s->window - 1,
+                 heads = (size_t)s->heads;
+    float *bias = malloc(heads * n * n * sizeof *bias), *table = NULL;
+    swin_status st = bias ? SWIN_OK : swin_fail(SWIN_ERR_MEM, "no memory for a position bias");
+    if (st == SWIN_OK && !w->bias_table) {
+        table = malloc(side * side * heads * sizeof *table);
+        st = table ? swin_position_table(table, w, s->window, s->heads, pretrained)
+                   : swin_fail(SWIN_ERR_MEM, "no memory for a position bias");
+    }
+    if (st == SWIN_OK) {
+        swin_position_bias(bias, table ? table : w->bias_table, s->window, s->heads);
+        st = put(net, out, bias, heads * n * n);
+    }
+    free(table);
     free(bias);
     return st;
 }
 
-/* Region of a shifted coordinate: swin.md section 1, point 10. */
-static int region(int p, int size, int window, int shift)
-{
-    return p < size - window ? 0 : p < size - shift ? 1 : 2;
-}
-
 static swin_status put_mask(swin_net *net, const float **out, const swin_stage *s)
 {
-    const int w = s->window, n = w * w, across = s->resolution / w, windows = across * across;
-    float *mask = malloc((size_t)windows * n * n * sizeof *mask);
+    const size_t w = (size_t)s->window, n = w * w, across = (size_t)s->resolution / w,
+                 count = across * across * n * n;
+    float *mask = malloc(count * sizeof *mask);
     if (!mask) return swin_fail(SWIN_ERR_MEM, "no memory for an attention mask");
-    for (int win = 0; win < windows; win++)
-        for (int i = 0; i < n; i++)
-            for (int j = 0; j < n; j++) {
-                const int y0 = win / across * w, x0 = win % across * w;
-                const int ri = 3 * region(y0 + i / w, s->resolution, w, s->shift) +
-                               region(x0 + i % w, s->resolution, w, s->shift);
-                const int rj = 3 * region(y0 + j / w, s->resolution, w, s->shift) +
-                               region(x0 + j % w, s->resolution, w, s->shift);
-                mask[((size_t)win * n + i) * n + j] = ri == rj ? 0.0f : -100.0f;
-            }
-    const swin_status st = put(net, out, mask, (size_t)windows * n * n);
+    swin_attention_mask(mask, s);
+    const swin_status st = put(net, out, mask, count);
     free(mask);
+    return st;
+}
+
+/* V2: what normalised queries are multiplied by, exp(min(logit_scale, ln 100)). */
+static swin_status put_head_scale(swin_net *net, const float **out, const float *logit_scale, int heads)
+{
+    float *scale = malloc((size_t)heads * sizeof *scale);
+    if (!scale) return swin_fail(SWIN_ERR_MEM, "no memory for %d logit scales", heads);
+    for (int h = 0; h < heads; h++) scale[h] = expf(fminf(logit_scale[h], logf(100.0f)));
+    const swin_status st = put(net, out, scale, (size_t)heads);
+    free(scale);
+    return st;
+}
+
+/* A bias for queries, keys and values: V2 stores those of queries and values alone. NULL: none. Caller frees *joined. */
+static swin_status qkv_bias(const float **bias, float **joined, const swin_block_weights *w, int channels)
+{
+    const size_t c = (size_t)channels;
+    *bias = w->qkv_bias;
+    *joined = NULL;
+    if (!w->q_bias) return SWIN_OK;
+    float *all = calloc(3 * c, sizeof *all);
+    if (!all) return swin_fail(SWIN_ERR_MEM, "no memory for a bias of %d", 3 * channels);
+    memcpy(all, w->q_bias, c * sizeof *all);
+    memcpy(all + 2 * c, w->v_bias, c * sizeof *all);
+    *bias = *joined = all;
+    return SWIN_OK;
+}
+
+static swin_status put_attention(swin_net *net, net_block *b, int stage, int block,
+                                 const swin_block_weights *w, const float *mask)
+{
+    const swin_stage *s = &net->stages[stage].shape;
+    const swin_config *c = &net->config;
+    const double scale = c->qk_scale > 0 ? c->qk_scale : 1.0 / __builtin_sqrt(s->head_size);
+    b->attention =
+        (swin_attention){ .heads = s->heads,
+                          .head_size = s->head_size,
+                          .scale = c->family == SWIN_V2 ? 1.0f : (float)scale, /* V2's queries carry it */
+                          .mask = b->shift ? mask : NULL,
+                          .softmax = net->opts.plan ? net->opts.plan->softmax : net->opts.softmax };
+    net_plan_attention(net, b, stage, block);
+    if (c->family == SWIN_V2) SWIN_TRY(put_head_scale(net, &b->head_scale, w->logit_scale, s->heads));
+    return put_position_bias(net, &b->attention.bias, w, s, c->pretrained_window[stage]);
+}
+
+static swin_status put_qkv(swin_net *net, net_block *b, int stage, int block, const swin_block_weights *w)
+{
+    const int c = net->stages[stage].shape.channels;
+    const float *bias;
+    float *joined;
+    SWIN_TRY(qkv_bias(&bias, &joined, w, c));
+    const swin_status st =
+        net_put_layer(net, &b->qkv, stage, block, SWIN_SITE_QKV_INPUT, w->qkv_weight, bias, 3 * c, c);
+    free(joined);
     return st;
 }
 
@@ -91,19 +136,10 @@ static swin_status build_block(swin_net *net, int stage, int block, const swin_b
     net_block *b = &net->stages[stage].blocks[block];
     const int c = s->channels, hidden = s->hidden;
     b->shift = swin_config_shift(&net->config, stage, block);
-    const double scale = net->config.qk_scale > 0 ? net->config.qk_scale : 1.0 / __builtin_sqrt(s->head_size);
-    b->attention =
-        (swin_attention){ .heads = s->heads,
-                          .head_size = s->head_size,
-                          .scale = (float)scale,
-                          .mask = b->shift ? mask : NULL,
-                          .softmax = net->opts.plan ? net->opts.plan->softmax : net->opts.softmax };
-    net_plan_attention(net, b, stage, block);
-    SWIN_TRY(put_position_bias(net, &b->attention.bias, w->bias_table, s->window, s->heads));
+    SWIN_TRY(put_attention(net, b, stage, block, w, mask));
     SWIN_TRY(put_norm(net, &b->norm1, w->norm1_weight, w->norm1_bias, c));
     SWIN_TRY(put_norm(net, &b->norm2, w->norm2_weight, w->norm2_bias, c));
-    SWIN_TRY(
-        net_put_layer(net, &b->qkv, stage, block, SWIN_SITE_QKV_INPUT, w->qkv_weight, w->qkv_bias, 3 * c, c));
+    SWIN_TRY(put_qkv(net, b, stage, block, w));
     SWIN_TRY(
         net_put_layer(net, &b->proj, stage, block, SWIN_SITE_PROJ_INPUT, w->proj_weight, w->proj_bias, c, c));
     SWIN_TRY(net_put_layer(net, &b->fc1, stage, block, SWIN_SITE_FC1_INPUT, w->fc1_weight, w->fc1_bias,
@@ -122,8 +158,8 @@ static swin_status build_stage(swin_net *net, int stage, const swin_stage_weight
     if (s->shape.shift && s->shape.depth > 1) SWIN_TRY(put_mask(net, &mask, &s->shape));
     for (int b = 0; b < s->shape.depth; b++) SWIN_TRY(build_block(net, stage, b, &w->blocks[b], mask));
     if (!s->shape.merge) return SWIN_OK;
-    const int c = s->shape.channels;
-    SWIN_TRY(put_norm(net, &s->merge_norm, w->merge_norm_weight, w->merge_norm_bias, 4 * c));
+    const int c = s->shape.channels, norm = net->config.family == SWIN_V2 ? 2 * c : 4 * c;
+    SWIN_TRY(put_norm(net, &s->merge_norm, w->merge_norm_weight, w->merge_norm_bias, norm));
     return net_put_layer(net, &s->reduction, stage, 0, SWIN_SITE_REDUCTION_INPUT, w->reduction_weight, NULL,
                          2 * c, 4 * c);
 }
@@ -143,12 +179,35 @@ static swin_status build(swin_net *net, const swin_weights *w)
     return put_linear(net, &net->head, w->head_weight, w->head_bias, c->num_classes, last);
 }
 
+/* V2's logit scales and the position bias that its small network makes are float32 in every precision. */
+static void keep_tables(swin_block_weights *b, const swin_block_weights *from, int heads)
+{
+    const size_t n = (size_t)heads, hidden = SWIN_CPB_HIDDEN;
+    memcpy(b->logit_scale, from->logit_scale, n * sizeof(float));
+    memcpy(b->cpb0_weight, from->cpb0_weight, 2 * hidden * sizeof(float));
+    memcpy(b->cpb0_bias, from->cpb0_bias, hidden * sizeof(float));
+    memcpy(b->cpb2_weight, from->cpb2_weight, n * hidden * sizeof(float));
+}
+
+static swin_status round_weights(swin_weights *rounded, const swin_weights *w, const swin_config *c,
+                                 swin_dtype dtype)
+{
+    SWIN_TRY(swin_weights_clone(rounded, w, c));
+    for (size_t i = 0; i < rounded->count; i++) rounded->block[i] = swin_round_to(rounded->block[i], dtype);
+    for (int s = 0; c->family == SWIN_V2 && s < c->num_stages; s++)
+        for (int b = 0; b < c->depths[s]; b++)
+            keep_tables(&rounded->stages[s].blocks[b], &w->stages[s].blocks[b], c->heads[s]);
+    return SWIN_OK;
+}
+
 swin_status swin_net_create(swin_net **out, swin_dev *dev, const swin_config *c, const swin_weights *w,
                             const swin_net_opts *opts)
 {
     *out = NULL;
-    if (c->family != SWIN_V1)
-        return swin_fail(SWIN_ERR_UNSUPPORTED, "%s: Swin V2 networks cannot be run yet", c->name);
+    if (c->family == SWIN_V2 && !dev->ops->normalise_heads)
+        return swin_fail(SWIN_ERR_UNSUPPORTED,
+                         "%s: the %s backend cannot run Swin V2 yet; take --backend cpu", c->name,
+                         dev->ops->name);
     if (opts->plan && !dev->ops->linear_s8)
         return swin_fail(SWIN_ERR_UNSUPPORTED, "int8: the %s backend has no integer network yet",
                          dev->ops->name);
@@ -160,11 +219,7 @@ swin_status swin_net_create(swin_net **out, swin_dev *dev, const swin_config *c,
 
     swin_weights rounded = { 0 };
     swin_status st = SWIN_OK;
-    if (net->emulate) {
-        st = swin_weights_clone(&rounded, w, c);
-        for (size_t i = 0; st == SWIN_OK && i < rounded.count; i++)
-            rounded.block[i] = swin_round_to(rounded.block[i], opts->dtype);
-    }
+    if (net->emulate) { st = round_weights(&rounded, w, c, opts->dtype); }
     if (st == SWIN_OK) st = build(net, net->emulate ? &rounded : w);
     swin_weights_free(&rounded);
     if (st != SWIN_OK) {
@@ -224,6 +279,15 @@ static void choose_chunks(swin_net *net, int batch)
     }
 }
 
+static bool has_raw_operands(const swin_net *net)
+{
+    for (int i = 0; i < net->config.num_stages; i++)
+        for (int b = 0; b < net->stages[i].shape.depth; b++)
+            if (net->stages[i].blocks[b].head_scale && net->stages[i].blocks[b].attention_integer)
+                return true;
+    return false;
+}
+
 static swin_status alloc_activations(swin_net *net, int batch)
 {
     const swin_config *c = &net->config;
@@ -249,7 +313,8 @@ static swin_status alloc_activations(swin_net *net, int batch)
     if (stream[1]) SWIN_TRY(ops->alloc(net->dev, &net->x[1], stream[1] * unit));
     SWIN_TRY(ops->alloc(net->dev, &net->normed, normed * unit));
     SWIN_TRY(ops->alloc(net->dev, &net->narrow, narrow));
-    SWIN_TRY(ops->alloc(net->dev, &net->wide, wide * unit));
+    /* V2's integer attention reads queries and keys as float32 before it normalises them. */
+    SWIN_TRY(ops->alloc(net->dev, &net->wide, wide * (has_raw_operands(net) ? sizeof(float) : unit)));
     SWIN_TRY(ops->alloc(net->dev, &net->pooled, images * last * unit));
     SWIN_TRY(ops->alloc(net->dev, &net->logits, images * classes * unit));
     net->host_logits = malloc(images * classes * unit);

@@ -18,7 +18,9 @@ typedef struct net_block {
     net_layer qkv, proj, fc1, fc2;
     swin_attention attention;
     bool attention_integer;
-    swin_site_plan operands[3]; /* integer attention: q, k, v */
+    const float *head_scale;    /* V2: [heads] logit scales of the normalised queries, device; NULL: V1 */
+    swin_site_plan operands[3]; /* integer attention: q, k, v (V2: q and k normalised) */
+    swin_site_plan raw[2];      /* V2: q and k before that */
     float prob_scale;
     int shift;
 } net_block;

@@ -66,15 +66,19 @@ swin_status net_put_layer(swin_net *net, net_layer *layer, int stage, int block,
 
 void net_plan_attention(const swin_net *net, net_block *b, int stage, int block)
 {
+    static const swin_site_kind parts[][3] = {
+        [SWIN_V1] = { SWIN_SITE_MATMUL_Q, SWIN_SITE_MATMUL_K, SWIN_SITE_MATMUL_V },
+        [SWIN_V2] = { SWIN_SITE_MHA_Q, SWIN_SITE_MHA_K, SWIN_SITE_MATMUL_V },
+    };
     b->attention_integer = false;
     if (!net->opts.plan) return;
     const swin_site_plan *prob = planned(net, stage, block, SWIN_SITE_MATMUL_A);
-    const swin_site_kind parts[] = { SWIN_SITE_MATMUL_Q, SWIN_SITE_MATMUL_K, SWIN_SITE_MATMUL_V };
     bool all = prob->enabled;
     for (int i = 0; i < 3; i++) {
-        b->operands[i] = *planned(net, stage, block, parts[i]);
+        b->operands[i] = *planned(net, stage, block, parts[net->config.family][i]);
         all = all && b->operands[i].enabled;
     }
+    for (int i = 0; i < 2; i++) b->raw[i] = *planned(net, stage, block, parts[SWIN_V1][i]);
     b->attention_integer = all;
     b->prob_scale = prob->scale;
 }

@@ -17,9 +17,26 @@ static const site_kind kinds[SWIN_SITE_KIND_COUNT] = {
 
 /* Observer sites come first in the list of kinds: a block's, then a merge's. */
 enum {
-    BLOCK_SITES = SWIN_SITE_ADD2_LOCAL + 1,
-    MERGE_SITES = SWIN_SITE_REDUCTION_AFTERGEMM + 1 - BLOCK_SITES,
+    BLOCK_KINDS = SWIN_SITE_ADD2_LOCAL + 1,
+    MERGE_SITES = SWIN_SITE_REDUCTION_AFTERGEMM + 1 - BLOCK_KINDS,
+    V2_KINDS = 2, /* of a block's: mha_q and mha_k, side by side */
 };
+_Static_assert(SWIN_SITE_MHA_K == SWIN_SITE_MHA_Q + 1, "V1's sites skip both at once");
+
+static int block_sites(const swin_config *c)
+{
+    return c->family == SWIN_V2 ? BLOCK_KINDS : BLOCK_KINDS - V2_KINDS;
+}
+
+/* The i-th of a block's sites, and back. */
+static swin_site_kind block_kind(const swin_config *c, int i)
+{
+    return (swin_site_kind)(c->family == SWIN_V2 || i < SWIN_SITE_MHA_Q ? i : i + V2_KINDS);
+}
+static int block_place(const swin_config *c, int kind)
+{
+    return c->family == SWIN_V2 || kind < SWIN_SITE_MHA_Q ? kind : kind - V2_KINDS;
+}
 
 static const site_kind *kind_of(swin_site s)
 {
@@ -66,7 +83,7 @@ void swin_site_module(swin_site s, char name[SWIN_SITE_NAME_MAX])
 {
     const site_kind *k = kind_of(s);
     const char *dot = k->module[0] ? "." : "";
-    if (k->owner == SWIN_OWNER_BLOCK)
+    if (k->owner == SWIN_OWNER_BLOCK || k->owner == SWIN_OWNER_BLOCK_V2)
         snprintf(name, SWIN_SITE_NAME_MAX, "layers.%d.blocks.%d%s%s", swin_site_stage(s), swin_site_block(s),
                  dot, k->module);
     else if (k->owner == SWIN_OWNER_MERGE)
@@ -85,7 +102,7 @@ void swin_site_name(swin_site s, char name[SWIN_SITE_NAME_MAX])
 
 static int stage_sites(const swin_config *c, int stage)
 {
-    return c->depths[stage] * BLOCK_SITES + (stage + 1 < c->num_stages ? MERGE_SITES : 0);
+    return c->depths[stage] * block_sites(c) + (stage + 1 < c->num_stages ? MERGE_SITES : 0);
 }
 
 int swin_site_count(const swin_config *c)
@@ -100,9 +117,9 @@ swin_site swin_site_at(const swin_config *c, int i)
     if (i < 0) return SWIN_NO_SITE;
     for (int s = 0; s < c->num_stages; i -= stage_sites(c, s), s++) {
         if (i >= stage_sites(c, s)) continue;
-        const int block = i / BLOCK_SITES, kind = i % BLOCK_SITES;
-        if (block < c->depths[s]) return swin_site_make(s, block, (swin_site_kind)kind);
-        return swin_site_make(s, 0, (swin_site_kind)(BLOCK_SITES + kind));
+        const int block = i / block_sites(c), of_merge = i - c->depths[s] * block_sites(c);
+        if (block < c->depths[s]) return swin_site_make(s, block, block_kind(c, i % block_sites(c)));
+        return swin_site_make(s, 0, (swin_site_kind)(BLOCK_KINDS + of_merge));
     }
     return SWIN_NO_SITE;
 }
@@ -115,6 +132,8 @@ static bool exists(const swin_config *c, swin_site s)
     switch (kind_of(s)->owner) {
     case SWIN_OWNER_BLOCK:
         return block < c->depths[stage];
+    case SWIN_OWNER_BLOCK_V2:
+        return c->family == SWIN_V2 && block < c->depths[stage];
     case SWIN_OWNER_MERGE:
         return block == 0 && stage + 1 < c->num_stages;
     case SWIN_OWNER_MODEL:
@@ -129,8 +148,8 @@ int swin_site_index(const swin_config *c, swin_site s)
     int at = 0;
     for (int stage = 0; stage < swin_site_stage(s); stage++) at += stage_sites(c, stage);
     const int kind = (int)swin_site_kind_of(s);
-    if (kind < BLOCK_SITES) return at + swin_site_block(s) * BLOCK_SITES + kind;
-    return at + c->depths[swin_site_stage(s)] * BLOCK_SITES + kind - BLOCK_SITES;
+    if (kind < BLOCK_KINDS) return at + swin_site_block(s) * block_sites(c) + block_place(c, kind);
+    return at + c->depths[swin_site_stage(s)] * block_sites(c) + kind - BLOCK_KINDS;
 }
 
 swin_site swin_site_find(const swin_config *c, const char *name)

@@ -1,7 +1,7 @@
 /* runtime/swin/site.h - every place of the network that can be observed, quantized or dumped, and its only spelling.
  *
  * A site is an integer made of stage, block and kind. Kinds come from one list: the observer sites of reference/swin.md 4.1
- * (23 in a block, 3 in a patch merging: 285 for Swin-T), then outputs that are only dumped or forced. Names are official
+ * (23 in a block, 25 in one of Swin V2, 3 in a patch merging: 285 for Swin-T, 309 for Swin V2-T), then outputs that are only dumped or forced. Names are official
  * module path + '.' + suffix: "layers.0.blocks.1.attn.qkv._input"; an output's name is the module path alone.
  */
 #ifndef SWIN_SWIN_SITE_H
@@ -21,6 +21,8 @@
     X(MATMUL_Q, BLOCK, "attn", "matmul_q", MATMUL)                                                                     \
     X(MATMUL_K, BLOCK, "attn", "matmul_k", MATMUL)                                                                     \
     X(MATMUL_V, BLOCK, "attn", "matmul_v", MATMUL)                                                                     \
+    X(MHA_Q, BLOCK_V2, "attn", "mha_q", MATMUL)                                                                        \
+    X(MHA_K, BLOCK_V2, "attn", "mha_k", MATMUL)                                                                        \
     X(SOFTMAX_INPUT, BLOCK, "attn", "softmax_input", OFF)                                                              \
     X(MATMUL_A, BLOCK, "attn", "matmul_a", SOFTMAX)                                                                    \
     X(PROJ_INPUT, BLOCK, "attn.proj", "_input", INPUT)                                                                 \
@@ -53,7 +55,13 @@ typedef enum swin_site_kind {
     SWIN_SITE_KIND_COUNT
 } swin_site_kind;
 
-typedef enum swin_site_owner { SWIN_OWNER_MODEL, SWIN_OWNER_BLOCK, SWIN_OWNER_MERGE } swin_site_owner;
+/* BLOCK_V2: a block, in Swin V2 only. */
+typedef enum swin_site_owner {
+    SWIN_OWNER_MODEL,
+    SWIN_OWNER_BLOCK,
+    SWIN_OWNER_BLOCK_V2,
+    SWIN_OWNER_MERGE
+} swin_site_owner;
 
 /* What a site is for. OFF: observed and stored, never quantized. OUTPUT: not an observer site. */
 typedef enum swin_site_role {
@@ -62,7 +70,7 @@ typedef enum swin_site_role {
     SWIN_ROLE_WEIGHT,
     SWIN_ROLE_AFTERGEMM,      /* a GEMM's output before the bias */
     SWIN_ROLE_AFTERGEMM_WIDE, /* the same, relaxed in mode 2 (fc2, reduction) */
-    SWIN_ROLE_MATMUL,         /* q, k, v after the bias */
+    SWIN_ROLE_MATMUL,         /* q, k, v after the bias; V2: also q and k normalised, q times the logit scale (mha_q, mha_k) */
     SWIN_ROLE_SOFTMAX,        /* attention probabilities */
     SWIN_ROLE_OFF,
     SWIN_ROLE_OUTPUT

@@ -4,8 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CPB_HIDDEN 512 /* width of V2's position-bias network */
-
 /* A growing list: with list NULL, only counts. */
 typedef struct lister {
     swin_param *list;
@@ -47,9 +45,9 @@ static void list_attention(lister *l, const swin_config *c, const swin_stage *s,
             add(l, SLOT(b, q_bias), prefix, "attn.q_bias", dim, 0);
             add(l, SLOT(b, v_bias), prefix, "attn.v_bias", dim, 0);
         }
-        add(l, SLOT(b, cpb0_weight), prefix, "attn.cpb_mlp.0.weight", CPB_HIDDEN, 2);
-        add(l, SLOT(b, cpb0_bias), prefix, "attn.cpb_mlp.0.bias", CPB_HIDDEN, 0);
-        add(l, SLOT(b, cpb2_weight), prefix, "attn.cpb_mlp.2.weight", s->heads, CPB_HIDDEN);
+        add(l, SLOT(b, cpb0_weight), prefix, "attn.cpb_mlp.0.weight", SWIN_CPB_HIDDEN, 2);
+        add(l, SLOT(b, cpb0_bias), prefix, "attn.cpb_mlp.0.bias", SWIN_CPB_HIDDEN, 0);
+        add(l, SLOT(b, cpb2_weight), prefix, "attn.cpb_mlp.2.weight", s->heads, SWIN_CPB_HIDDEN);
     }
     add(l, SLOT(b, qkv_weight), prefix, "attn.qkv.weight", 3 * dim, dim);
     if (c->family == SWIN_V1 && c->qkv_bias) add(l, SLOT(b, qkv_bias), prefix, "attn.qkv.bias", 3 * dim, 0);

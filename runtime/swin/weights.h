@@ -12,6 +12,7 @@
 #include "runtime/swin/config.h"
 
 #define SWIN_PARAM_KEY_MAX 96
+#define SWIN_CPB_HIDDEN    512 /* width of V2's position-bias network */
 
 typedef struct swin_block_weights {
     float *norm1_weight, *norm1_bias; /* [C] */

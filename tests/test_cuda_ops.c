@@ -164,8 +164,9 @@ static void one_linear(swin_rng *rng, swin_dev *dev, size_t t, size_t s, swin_ac
     }
     CHECK_OK(dev->ops->sync(dev));
     const double e = error_of(&y, "linear");
-    WITHIN(e, limit, "linear %s %lldx%dx%d act %d residual %d: %.1e", swin_dtype_name(types[t]), (long long)m,
-           n, k, (int)act, residual, e);
+    /* A handful of numbers: one of them may lie near zero, where a rounding weighs more. */
+    WITHIN(e, m * n < 64 ? 8 * limit : limit, "linear %s %lldx%dx%d act %d residual %d: %.1e",
+           swin_dtype_name(types[t]), (long long)m, n, k, (int)act, residual, e);
     ref->ops->linear_release(ref, &lr);
     dev->ops->linear_release(dev, &lg);
     drop(&x), drop(&y);
@@ -537,8 +538,10 @@ static int close_devices(void **state)
     return 0;
 }
 
-int main(void)
+/* An argument chooses tests by name, as cmocka's filter does: "test_atten*". */
+int main(int argc, char **argv)
 {
+    if (argc > 1) cmocka_set_test_filter(argv[1]);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_linear),      cmocka_unit_test(test_linear_rows),
         cmocka_unit_test(test_norms),       cmocka_unit_test(test_elementwise),

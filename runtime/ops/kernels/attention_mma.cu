@@ -1,9 +1,9 @@
 /* Window attention on tensor cores: F16 and BF16, head size 32, windows of 49, 64 or 144 tokens.
  *
- * A block takes one window and a few heads, and copies the next head's q, k, v while it works on this one. A warp takes 16
- * query rows: scores, softmax and the weighted sum stay in its registers, where the accumulator layout of the scores is the
- * operand layout of the second product. Scores stay float32 into the softmax; the parts, run one after the other, round
- * them on their way through memory. */
+ * A block takes one head of a run of windows, and copies the next window's q, k, v while it works on this one; the position
+ * bias of the head stays in registers all the while. A warp takes 16 query rows: scores, softmax and the weighted sum never
+ * leave its registers, where the accumulator layout of the scores is the operand layout of the second product. Scores stay
+ * float32 into the softmax; the parts, run one after the other, round them on their way through memory. */
 #include "runtime/ops/kernels/tile.cuh"
 
 namespace
@@ -18,69 +18,112 @@ template <int N> struct shape {
     static constexpr int buffers = N <= 64 ? 2 : 1; /* of three tiles, within 48 KiB */
 };
 
-/* Rows of qkv and out that the window's tokens have. */
-template <int N>
-__device__ __forceinline__ void find_rows(int64_t *rows, const swin_attention_args &p, int64_t win)
+/* Where a window lies: the row of its token (ty, tx) in qkv and out. */
+struct place {
+    int64_t base; /* row of its image's first token, or of its own in window order */
+    int y, x;     /* corner on the map, shift included */
+};
+
+template <int W> __device__ __forceinline__ place find_window(const swin_attention_args &p, int64_t win)
 {
-    for (int i = threadIdx.x; i < N; i += blockDim.x)
-        rows[i] = p.image_order ? window_source(p.g, win * N + i) : win * N + i;
+    if (!p.image_order) return { win * W * W, 0, 0 };
+    const unsigned across = (unsigned)p.g.width / W, per_image = across * ((unsigned)p.g.height / W);
+    const int64_t image = win / per_image;
+    const unsigned at = (unsigned)(win - image * per_image), wy = at / across, wx = at - wy * across;
+    return { image * p.g.height * p.g.width, (int)wy * W + p.g.shift, (int)wx * W + p.g.shift };
 }
 
-template <class T, int N>
-__device__ __forceinline__ void load_head(unsigned smem, const swin_attention_args &p, const int64_t *rows,
-                                          int head)
+template <int W>
+__device__ __forceinline__ int64_t find_row(const swin_attention_args &p, const place &at, int token)
 {
-    const int channels = p.a.heads * D;
-    for (int i = threadIdx.x; i < 3 * N * 4; i += blockDim.x) {
-        const int part = i / (N * 4), row = i / 4 % N, chunk = i % 4;
-        const T *from = (const T *)p.qkv.data + rows[row] * p.qkv.ld + part * channels + head * D + chunk * 8;
-        copy16(smem + part * shape<N>::tile + chunk_at<64>(row, chunk), from, true);
+    if (!p.image_order) return at.base + token;
+    int y = at.y + token / W, x = at.x + token % W;
+    if (y >= p.g.height) y -= p.g.height;
+    if (x >= p.g.width) x -= p.g.width;
+    return at.base + (int64_t)y * p.g.width + x;
+}
+
+/* q, k, v of one head of a window. Four threads a row. */
+template <class T, int W>
+__device__ __forceinline__ void load_window(unsigned smem, const swin_attention_args &p, int64_t win,
+                                            int head)
+{
+    constexpr int N = W * W, STEP = shape<N>::threads / 4;
+    const int chunk = threadIdx.x % 4;
+    const int64_t part = (int64_t)p.a.heads * D;
+    const place at = find_window<W>(p, win);
+#pragma unroll
+    for (int first = 0; first < N; first += STEP) {
+        const int row = first + threadIdx.x / 4;
+        if (row >= N) continue;
+        const T *from = (const T *)p.qkv.data + find_row<W>(p, at, row) * p.qkv.ld + head * D + chunk * 8;
+#pragma unroll
+        for (int i = 0; i < 3; i++)
+            copy16(smem + i * shape<N>::tile + chunk_at<64>(row, chunk), from + i * part, true);
     }
+}
+
+/* This thread's share of a head's position bias for 16 rows, in the layout of the scores. */
+template <int N>
+__device__ __forceinline__ void load_bias(float (&b)[shape<N>::n8][4], const float *bias, int row)
+{
+    const int t = threadIdx.x % 4;
+#pragma unroll
+    for (int j = 0; j < shape<N>::n8; j++)
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            const int r = row + e / 2 * 8, col = 8 * j + 2 * t + e % 2;
+            b[j][e] = r < N && col < N ? __ldg(bias + r * N + col)
+                                       : -INFINITY; /* columns past the window: no weight */
+            if (r >= N) b[j][e] = 0;                /* rows past it: anything finite */
+        }
 }
 
 /* In place: raw scores of 16 rows to probabilities. row: this thread's first; the other is row + 8. */
 template <class T, int N>
-__device__ __forceinline__ void softmax_rows(float (&s)[shape<N>::n8][4], const swin_attention_args &p,
-                                             int64_t win, int head, int row)
+__device__ __forceinline__ void softmax_rows(float (&s)[shape<N>::n8][4],
+                                             const float (&bias)[shape<N>::n8][4],
+                                             const swin_attention_args &p, const float *mask, int row)
 {
-    const int per_image = swin_windows_count(p.g), t = threadIdx.x % 4;
-    const float *bias = p.a.bias + (int64_t)head * N * N;
-    const float *mask = p.a.mask ? p.a.mask + (win % per_image) * N * N : NULL;
+    constexpr int n8 = shape<N>::n8;
+    const int t = threadIdx.x % 4;
+#pragma unroll
+    for (int j = 0; j < n8; j++)
+#pragma unroll
+        for (int e = 0; e < 4; e++) s[j][e] = fmaf(s[j][e], p.a.scale, bias[j][e]);
+    if (mask) {
+#pragma unroll
+        for (int j = 0; j < n8; j++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                const int r = row + e / 2 * 8, col = 8 * j + 2 * t + e % 2;
+                if (r < N && col < N) s[j][e] += __ldg(mask + r * N + col);
+            }
+    }
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        const int r = row + 8 * half;
         float top = -INFINITY, sum = 0;
 #pragma unroll
-        for (int j = 0; j < shape<N>::n8; j++)
-#pragma unroll
-            for (int e = 0; e < 2; e++) {
-                const int col = 8 * j + 2 * t + e;
-                float &v = s[j][2 * half + e];
-                if (col < N && r < N) {
-                    v = fmaf(v, p.a.scale, __ldg(bias + r * N + col));
-                    if (mask) v += __ldg(mask + r * N + col);
-                    top = fmaxf(top, v);
-                } else {
-                    v = r < N ? -INFINITY : 0.f;
-                }
-            }
+        for (int j = 0; j < n8; j++) top = fmaxf(top, fmaxf(s[j][2 * half], s[j][2 * half + 1]));
         top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
         top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
-        if (r >= N) top = 0;
 #pragma unroll
-        for (int j = 0; j < shape<N>::n8; j++)
+        for (int j = 0; j < n8; j++)
 #pragma unroll
-            for (int e = 0; e < 2; e++) {
-                float &v = s[j][2 * half + e];
-                v = exp_neg<T>(v - top);
-                if (p.a.softmax == SWIN_SOFTMAX_U8) v = rintf(255.f * v);
-                sum += v;
-            }
+            for (int e = 0; e < 2; e++) s[j][2 * half + e] = exp_neg<T>(s[j][2 * half + e] - top);
+        if (p.a.softmax == SWIN_SOFTMAX_U8) {
+#pragma unroll
+            for (int j = 0; j < n8; j++)
+#pragma unroll
+                for (int e = 0; e < 2; e++) s[j][2 * half + e] = rintf(255.f * s[j][2 * half + e]);
+        }
+#pragma unroll
+        for (int j = 0; j < n8; j++) sum += s[j][2 * half] + s[j][2 * half + 1];
         sum += __shfl_xor_sync(0xffffffffu, sum, 1);
         sum += __shfl_xor_sync(0xffffffffu, sum, 2);
         const float inverse = 1.f / sum;
 #pragma unroll
-        for (int j = 0; j < shape<N>::n8; j++)
+        for (int j = 0; j < n8; j++)
 #pragma unroll
             for (int e = 0; e < 2; e++) s[j][2 * half + e] *= inverse;
     }
@@ -106,39 +149,107 @@ __device__ __forceinline__ void move_scores(float (&s)[shape<N>::n8][4], const s
         }
 }
 
-template <class E, int N, swin_attention_part PART>
-__global__ void __launch_bounds__(shape<N>::threads)
-    attention_mma_kernel(const __grid_constant__ swin_attention_args p, int heads_each)
+/* Scores of 16 rows: q k^T. */
+template <class E, int N>
+__device__ __forceinline__ void make_scores(float (&s)[shape<N>::n8][4], unsigned q, unsigned k, int tile)
+{
+    unsigned a[2][4];
+#pragma unroll
+    for (int step = 0; step < 2; step++) load_a<64>(a[step], q, 16 * tile, step);
+#pragma unroll
+    for (int j = 0; j < shape<N>::n8; j += 2)
+#pragma unroll
+        for (int step = 0; step < 2; step++) {
+            unsigned b[4];
+            load_b<64>(b, k, 8 * j, step);
+            E::run(s[j], a[step], b[0], b[1]);
+            if (j + 1 < shape<N>::n8) E::run(s[j + 1], a[step], b[2], b[3]);
+        }
+}
+
+/* 16 rows of probabilities times v. */
+template <class E, int N>
+__device__ __forceinline__ void weigh(float (&o)[D / 8][4], const float (&s)[shape<N>::n8][4], unsigned v)
 {
     using T = typename E::T;
+    constexpr int n8 = shape<N>::n8;
+    const int lane = threadIdx.x & 31;
+#pragma unroll
+    for (int kk = 0; kk < shape<N>::n16; kk++) {
+        unsigned a[4] = { pack2<T>(s[2 * kk][0], s[2 * kk][1]), pack2<T>(s[2 * kk][2], s[2 * kk][3]), 0, 0 };
+        if (2 * kk + 1 < n8) {
+            constexpr int end = n8 - 1;
+            const int j = 2 * kk + 1 < end ? 2 * kk + 1 : end;
+            a[2] = pack2<T>(s[j][0], s[j][1]), a[3] = pack2<T>(s[j][2], s[j][3]);
+        }
+#pragma unroll
+        for (int pair = 0; pair < D / 16; pair++) {
+            unsigned b[4];
+            ldmatrix4_trans(b, v + chunk_at<64>(16 * kk + (lane & 15), 2 * pair + (lane >> 4)));
+            E::run(o[2 * pair], a, b[0], b[1]);
+            E::run(o[2 * pair + 1], a, b[2], b[3]);
+        }
+    }
+}
+
+/* The result through this warp's own rows of q, which nobody else reads, for 16-byte stores. */
+template <class T, int W>
+__device__ __forceinline__ void store_rows(char *q, const float (&o)[D / 8][4], const swin_attention_args &p,
+                                           int64_t win, int head, int tile)
+{
+    const int lane = threadIdx.x & 31, row = 16 * tile + lane / 4;
+    __syncwarp();
+#pragma unroll
+    for (int j = 0; j < D / 8; j++) {
+        *(unsigned *)(q + chunk_at<64>(row, j) + lane % 4 * 4) = pack2<T>(o[j][0], o[j][1]);
+        *(unsigned *)(q + chunk_at<64>(row + 8, j) + lane % 4 * 4) = pack2<T>(o[j][2], o[j][3]);
+    }
+    __syncwarp();
+    const place at = find_window<W>(p, win);
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const int r = row + 8 * half;
+        if (r < W * W)
+            *(uint4 *)((T *)p.out.data + find_row<W>(p, at, r) * p.out.ld + head * D + lane % 4 * 8) =
+                *(const uint4 *)(q + chunk_at<64>(r, lane % 4));
+    }
+}
+
+template <class E, int W, swin_attention_part PART>
+__global__ void __launch_bounds__(shape<W * W>::threads)
+    attention_mma_kernel(const __grid_constant__ swin_attention_args p, int64_t windows, int each)
+{
+    using T = typename E::T;
+    constexpr int N = W * W;
     using S = shape<N>;
     __shared__ __align__(128) char smem_base[S::buffers * 3 * S::tile];
-    __shared__ int64_t rows[N];
     const unsigned smem = shared_address(smem_base);
-    const int groups = (p.a.heads + heads_each - 1) / heads_each, lane = threadIdx.x % 32,
-              warp = threadIdx.x / 32;
-    const int64_t win = blockIdx.x / groups;
-    const int first = blockIdx.x % groups * heads_each, last = min(first + heads_each, p.a.heads);
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, head = blockIdx.x % p.a.heads;
+    const int64_t first = (int64_t)(blockIdx.x / p.a.heads) * each;
+    const int64_t last = first + each < windows ? first + each : windows;
     constexpr bool QKV = PART != SWIN_ATTENTION_SOFTMAX,
-                   SCORES = PART == SWIN_ATTENTION_ALL || PART == SWIN_ATTENTION_SCORES;
-    constexpr bool SUM = PART == SWIN_ATTENTION_ALL || PART == SWIN_ATTENTION_SUM;
+                   SUM = PART == SWIN_ATTENTION_ALL || PART == SWIN_ATTENTION_SUM;
+    constexpr bool SOFTMAX = PART == SWIN_ATTENTION_ALL || PART == SWIN_ATTENTION_SOFTMAX;
+    const float *head_bias = p.a.bias + (int64_t)head * N * N;
+    const int per_image = swin_windows_count(p.g);
 
     if (QKV) {
-        find_rows<N>(rows, p, win);
         constexpr int pad = (S::rows - N) * 4; /* 16-byte pieces of the tokens that fill a tile up: zeros */
         for (int i = threadIdx.x; i < S::buffers * 3 * pad; i += blockDim.x)
             *reinterpret_cast<uint4 *>(smem_base + i / max(pad, 1) * S::tile + N * 64 +
                                        i % max(pad, 1) * 16) = make_uint4(0, 0, 0, 0);
-        __syncthreads();
-        load_head<T, N>(smem, p, rows, first);
+        load_window<T, W>(smem, p, first, head);
         copy_commit();
     }
-    for (int head = first; head < last; head++) {
-        const unsigned q = smem + (head - first) % S::buffers * 3 * S::tile, k = q + S::tile, v = k + S::tile;
+    float bias[S::n8][4];
+    if (SOFTMAX) load_bias<N>(bias, head_bias, 16 * warp + lane / 4);
+    for (int64_t win = first; win < last; win++) {
+        const int turn = S::buffers == 2 ? (int)(win - first) & 1 : 0;
+        const unsigned q = smem + turn * 3 * S::tile;
         if (QKV) {
-            if (S::buffers == 1 && head > first) load_head<T, N>(smem, p, rows, head);
-            if (S::buffers == 2 && head + 1 < last)
-                load_head<T, N>(smem + (head + 1 - first) % 2 * 3 * S::tile, p, rows, head + 1);
+            if (S::buffers == 1 && win > first) load_window<T, W>(smem, p, win, head);
+            if (S::buffers == 2 && win + 1 < last)
+                load_window<T, W>(smem + (turn ^ 1) * 3 * S::tile, p, win + 1, head);
             copy_commit();
             copy_wait<S::buffers - 1>();
             __syncthreads();
@@ -147,92 +258,47 @@ __global__ void __launch_bounds__(shape<N>::threads)
             const int row = 16 * tile + lane / 4;
             const int64_t matrix = win * p.a.heads + head;
             float s[S::n8][4] = {};
-            if (SCORES) {
-                unsigned a[2][4];
-#pragma unroll
-                for (int step = 0; step < 2; step++) load_a<64>(a[step], q, 16 * tile, step);
-#pragma unroll
-                for (int j = 0; j < S::n8; j += 2)
-#pragma unroll
-                    for (int step = 0; step < 2; step++) {
-                        unsigned b[4];
-                        load_b<64>(b, k, 8 * j, step);
-                        E::run(s[j], a[step], b[0], b[1]);
-                        if (j + 1 < S::n8) E::run(s[j + 1], a[step], b[2], b[3]);
-                    }
-            } else {
+            if (PART == SWIN_ATTENTION_ALL || PART == SWIN_ATTENTION_SCORES)
+                make_scores<E, N>(s, q, q + S::tile, tile);
+            else
                 move_scores<T, N, false>(s, p, matrix, row);
+            if (SOFTMAX) {
+                if (S::n16 > S::warps) load_bias<N>(bias, head_bias, row);
+                softmax_rows<T, N>(s, bias, p, p.a.mask ? p.a.mask + win % per_image * N * N : NULL, row);
             }
-            if (PART == SWIN_ATTENTION_ALL || PART == SWIN_ATTENTION_SOFTMAX)
-                softmax_rows<T, N>(s, p, win, head, row);
-            if (!SUM) {
+            if (SUM) {
+                float o[D / 8][4] = {};
+                weigh<E, N>(o, s, q + 2 * S::tile);
+                store_rows<T, W>(smem_base + turn * 3 * S::tile, o, p, win, head, tile);
+            } else {
                 move_scores<T, N, true>(s, p, matrix, row);
-                continue;
-            }
-            float o[D / 8][4] = {};
-#pragma unroll
-            for (int kk = 0; kk < S::n16; kk++) {
-                unsigned a[4] = { pack2<T>(s[2 * kk][0], s[2 * kk][1]), pack2<T>(s[2 * kk][2], s[2 * kk][3]),
-                                  0, 0 };
-                if (2 * kk + 1 < S::n8) {
-                    constexpr int last8 = S::n8 - 1;
-                    const int j = 2 * kk + 1 < last8 ? 2 * kk + 1 : last8;
-                    a[2] = pack2<T>(s[j][0], s[j][1]), a[3] = pack2<T>(s[j][2], s[j][3]);
-                }
-#pragma unroll
-                for (int pair = 0; pair < D / 16; pair++) {
-                    unsigned b[4];
-                    ldmatrix4_trans(b, v + chunk_at<64>(16 * kk + (lane & 15), 2 * pair + (lane >> 4)));
-                    E::run(o[2 * pair], a, b[0], b[1]);
-                    E::run(o[2 * pair + 1], a, b[2], b[3]);
-                }
-            }
-            /* This warp alone reads these rows of q: the result passes through them, for 16-byte stores. */
-            __syncwarp();
-            char *out = smem_base + (q - smem);
-#pragma unroll
-            for (int j = 0; j < D / 8; j++) {
-                *(unsigned *)(out + chunk_at<64>(row, j) + lane % 4 * 4) = pack2<T>(o[j][0], o[j][1]);
-                *(unsigned *)(out + chunk_at<64>(row + 8, j) + lane % 4 * 4) = pack2<T>(o[j][2], o[j][3]);
-            }
-            __syncwarp();
-#pragma unroll
-            for (int i = lane; i < 64; i += 32) {
-                const int r = 16 * tile + i / 4;
-                if (r < N)
-                    *(uint4 *)((T *)p.out.data + rows[r] * p.out.ld + head * D + i % 4 * 8) =
-                        *(const uint4 *)(out + chunk_at<64>(r, i % 4));
             }
         }
-        if (QKV) __syncthreads(); /* this head's tiles are filled next */
+        if (QKV) __syncthreads(); /* this window's tiles are filled next */
     }
 }
 
-template <class E, int N>
+template <class E, int W>
 cudaError_t launch(cudaStream_t stream, const swin_attention_args *p, swin_attention_part part,
                    int multiprocessors)
 {
     const int64_t windows = (int64_t)p->g.images * swin_windows_per_image(&p->g);
-    int each = p->a.heads % 3 == 0 ? 3 : p->a.heads % 4 == 0 ? 4 : 1;
-    while (each > 1 && windows * (p->a.heads / each) < 8 * (int64_t)multiprocessors) each = each == 4 ? 2 : 1;
-    const int64_t blocks = windows * ((p->a.heads + each - 1) / each);
+    int64_t each = windows * p->a.heads /
+                   (multiprocessors * 8); /* about two rounds of four blocks a multiprocessor */
+    each = each < 1 ? 1 : each > 64 ? 64 : each;
+    const int64_t blocks = (windows + each - 1) / each * p->a.heads;
     if (blocks == 0) return cudaSuccess;
     if (blocks > 0x7fffffff) return cudaErrorNotSupported;
-    const unsigned grid = (unsigned)blocks, threads = shape<N>::threads;
-    switch (part) {
-    case SWIN_ATTENTION_ALL:
-        attention_mma_kernel<E, N, SWIN_ATTENTION_ALL><<<grid, threads, 0, stream>>>(*p, each);
-        break;
-    case SWIN_ATTENTION_SCORES:
-        attention_mma_kernel<E, N, SWIN_ATTENTION_SCORES><<<grid, threads, 0, stream>>>(*p, each);
-        break;
-    case SWIN_ATTENTION_SOFTMAX:
-        attention_mma_kernel<E, N, SWIN_ATTENTION_SOFTMAX><<<grid, threads, 0, stream>>>(*p, each);
-        break;
-    default:
-        attention_mma_kernel<E, N, SWIN_ATTENTION_SUM><<<grid, threads, 0, stream>>>(*p, each);
-        break;
-    }
+    const unsigned grid = (unsigned)blocks, threads = shape<W * W>::threads;
+    const int n = (int)each;
+    if (part == SWIN_ATTENTION_ALL)
+        attention_mma_kernel<E, W, SWIN_ATTENTION_ALL><<<grid, threads, 0, stream>>>(*p, windows, n);
+    else if (part == SWIN_ATTENTION_SCORES)
+        attention_mma_kernel<E, W, SWIN_ATTENTION_SCORES><<<grid, threads, 0, stream>>>(*p, windows, n);
+    else if (part == SWIN_ATTENTION_SOFTMAX)
+        attention_mma_kernel<E, W, SWIN_ATTENTION_SOFTMAX><<<grid, threads, 0, stream>>>(*p, windows, n);
+    else
+        attention_mma_kernel<E, W, SWIN_ATTENTION_SUM><<<grid, threads, 0, stream>>>(*p, windows, n);
     return cudaGetLastError();
 }
 
@@ -241,11 +307,11 @@ cudaError_t pick(cudaStream_t stream, const swin_attention_args *p, swin_attenti
 {
     switch (p->g.window) {
     case 7:
-        return launch<E, 49>(stream, p, part, sms);
+        return launch<E, 7>(stream, p, part, sms);
     case 8:
-        return launch<E, 64>(stream, p, part, sms);
+        return launch<E, 8>(stream, p, part, sms);
     case 12:
-        return launch<E, 144>(stream, p, part, sms);
+        return launch<E, 12>(stream, p, part, sms);
     default:
         return cudaErrorNotSupported;
     }

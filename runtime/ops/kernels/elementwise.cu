@@ -102,6 +102,25 @@ static __global__ void __launch_bounds__(256)
     }
 }
 
+/* Patches of 4: a thread moves one patch's row of 4 pixels, neighbours along the picture's row. */
+template <class T>
+static __global__ void __launch_bounds__(256)
+    patches4_kernel(swin_tensor out, const float *images, int chans, int size)
+{
+    const int64_t side = size / 4, total = out.rows * chans * 4, step = (int64_t)gridDim.x * blockDim.x;
+    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < total; i += step) {
+        const int64_t line = i / side, x = i - line * side, plane = line / size;
+        const int y = (int)(line - plane * size), chan = (int)(plane % chans);
+        const int64_t row = (plane / chans * side + y / 4) * side + x;
+        const float4 v = *reinterpret_cast<const float4 *>(images + 4 * i);
+        T *to = (T *)out.data + row * out.ld + chan * 16 + y % 4 * 4;
+        if constexpr (sizeof(T) == 4)
+            *reinterpret_cast<float4 *>(to) = v;
+        else
+            *reinterpret_cast<uint2 *>(to) = make_uint2(pack2<T>(v.x, v.y), pack2<T>(v.z, v.w));
+    }
+}
+
 /* ---- launchers --------------------------------------------------------------------------------------------- */
 
 static unsigned grid(const swin_tensor *x, int per_piece)

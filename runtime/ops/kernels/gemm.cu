@@ -2,6 +2,7 @@
  *
  * A block makes one tile of the output. Its k loop runs over stages of KB bytes that cp.async fills ahead. Every tile
  * shape adds the products of one output in the same order, so shapes may be chosen for speed alone. */
+#include "runtime/ops/kernels/gemm.cuh"
 #include "runtime/ops/kernels/tile.cuh"
 
 /* Copies of stage `it` of both operands. */
@@ -50,53 +51,55 @@ static __global__ void __launch_bounds__(MW *NW * 32) gemm_mma_kernel(const __gr
     constexpr int THREADS = MW * NW * 32, WM = BM / MW, WN = BN / NW, MT = WM / 16, NT = WN / 8;
     static_assert(WM % 16 == 0 && WN % 16 == 0, "fragments are 16 rows and pairs of 8 columns");
     extern __shared__ __align__(128) char smem_base[];
-    const int tiles_n = (p.n + BN - 1) / BN;
+    __shared__ float bias[BN];
+    const int tiles_n = (p.n + BN - 1) / BN, warp = threadIdx.x / 32, wm = warp / NW * WM,
+              wn = warp % NW * WN;
     const int64_t m0 = (int64_t)(blockIdx.x / tiles_n) * BM;
-    const int n0 = blockIdx.x % tiles_n * BN, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const int wm = warp / NW * WM, wn = warp % NW * WN;
+    const int n0 = blockIdx.x % tiles_n * BN;
 
     float acc[MT][NT][4] = {};
+    load_bias<BN, THREADS>(bias, p, n0);
     k_loop<T, BM, BN, KB, STAGES, THREADS>(shared_address(smem_base), p, m0, n0, [&](unsigned stage) {
+        unsigned a[2][MT][4],
+            b[2][NT / 2][4]; /* the next step's fragments load while this one's are multiplied */
+        auto fragments = [&](int step) {
+#pragma unroll
+            for (int i = 0; i < MT; i++) load_a<KB>(a[step & 1][i], stage, wm + 16 * i, step);
+#pragma unroll
+            for (int j = 0; j < NT / 2; j++) load_b<KB>(b[step & 1][j], stage + BM * KB, wn + 16 * j, step);
+        };
+        fragments(0);
 #pragma unroll
         for (int step = 0; step < KB / 32; step++) {
-            unsigned a[MT][4], b[NT / 2][4];
+            if (step + 1 < KB / 32) fragments(step + 1);
+            const int now = step & 1;
 #pragma unroll
-            for (int i = 0; i < MT; i++) {
-                load_a<KB>(a[i], stage, wm + 16 * i, step);
-                E::prepare(a[i]);
-            }
+            for (int i = 0; i < MT; i++) E::prepare(a[now][i]);
 #pragma unroll
-            for (int j = 0; j < NT / 2; j++) {
-                load_b<KB>(b[j], stage + BM * KB, wn + 16 * j, step);
-                E::prepare(b[j]);
-            }
+            for (int j = 0; j < NT / 2; j++) E::prepare(b[now][j]);
 #pragma unroll
             for (int i = 0; i < MT; i++)
 #pragma unroll
                 for (int j = 0; j < NT; j++)
-                    E::run(acc[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+                    E::run(acc[i][j], a[now][i], b[now][j / 2][j % 2 * 2], b[now][j / 2][j % 2 * 2 + 1]);
         }
     });
 
     T *tile = reinterpret_cast<T *>(smem_base);
 #pragma unroll
-    for (int i = 0; i < MT; i++)
-#pragma unroll
-        for (int j = 0; j < NT; j++) {
-            const int row = wm + 16 * i + lane / 4, col = wn + 8 * j + lane % 4 * 2;
-            stage_pair<T, BN>(tile, p, row, col, n0, acc[i][j][0], acc[i][j][1]);
-            stage_pair<T, BN>(tile, p, row + 8, col, n0, acc[i][j][2], acc[i][j][3]);
-        }
+    for (int i = 0; i < MT; i++) stage_rows<T, BN, NT>(tile, bias, acc[i], p.act, wm + 16 * i, wn);
     __syncthreads();
     store_tile<T, BM, BN, THREADS>(tile, p, m0, n0);
 }
 
 /* A warp is 4 x 8 threads, each with 8 x TN outputs: rows ty + 4 i, columns tx + 8 j of the warp's 32 x (8 TN). */
 template <int MW, int NW, int TN, int STAGES>
-static __global__ void __launch_bounds__(MW *NW * 32) gemm_simt_kernel(const __grid_constant__ swin_gemm p)
+static __global__ void __launch_bounds__(MW *NW * 32, MW *NW == 8 ? 2 : 1)
+    gemm_simt_kernel(const __grid_constant__ swin_gemm p)
 {
     constexpr int KB = 64, BM = 32 * MW, BN = 8 * TN * NW, THREADS = MW * NW * 32;
     extern __shared__ __align__(128) char smem_base[];
+    __shared__ float bias[BN];
     const unsigned smem = shared_address(smem_base);
     const int tiles_n = (p.n + BN - 1) / BN;
     const int64_t m0 = (int64_t)(blockIdx.x / tiles_n) * BM;
@@ -104,6 +107,7 @@ static __global__ void __launch_bounds__(MW *NW * 32) gemm_simt_kernel(const __g
     const int row0 = warp / NW * 32 + lane / 8, col0 = warp % NW * 8 * TN + lane % 8;
 
     float acc[8][TN] = {};
+    load_bias<BN, THREADS>(bias, p, n0);
     k_loop<float, BM, BN, KB, STAGES, THREADS>(smem, p, m0, n0, [&](unsigned stage) {
         const char *at = smem_base + (stage - smem);
 #pragma unroll
@@ -131,10 +135,8 @@ static __global__ void __launch_bounds__(MW *NW * 32) gemm_simt_kernel(const __g
     for (int i = 0; i < 8; i++)
 #pragma unroll
         for (int j = 0; j < TN; j++) {
-            const int col = col0 + 8 * j;
-            float v = acc[i][j];
-            if (p.bias && n0 + col < p.n) v += p.bias[n0 + col];
-            tile[(row0 + 4 * i) * out_pitch<BN> + col] = activate<float>(v, p.act);
+            const float v = acc[i][j] + bias[col0 + 8 * j];
+            tile[(row0 + 4 * i) * out_pitch<BN> + col0 + 8 * j] = p.act == SWIN_ACT_GELU ? gelu<float>(v) : v;
         }
     __syncthreads();
     store_tile<float, BM, BN, THREADS>(tile, p, m0, n0);
@@ -158,43 +160,24 @@ template <class T> static __global__ void __launch_bounds__(256) gemm_any_kernel
 
 /* ---- configurations ----------------------------------------------------------------------------------------- */
 
-typedef struct gemm_config {
-    const char *name;
-    int bm, bn, threads, shared;
-    int per_sm; /* blocks that fit a multiprocessor */
-    const void *kernel;
-    bool ready; /* its shared memory has been asked for */
-} gemm_config;
-
-template <class T, int BM, int BN, int KB, int STAGES> constexpr int shared_bytes()
-{
-    constexpr int operands = (BM + BN) * KB * STAGES, out = BM * out_pitch<BN> * (int)sizeof(T);
-    return operands > out ? operands : out;
-}
-
 template <class E, int BM, int BN, int MW, int NW, int KB, int STAGES>
 static gemm_config mma_config(const char *name)
 {
-    return { name,
-             BM,
-             BN,
-             MW * NW * 32,
-             shared_bytes<typename E::T, BM, BN, KB, STAGES>(),
-             0,
-             (const void *)gemm_mma_kernel<E, BM, BN, MW, NW, KB, STAGES>,
-             false };
+    gemm_config c = { name, BM, BN, MW * NW * 32 };
+    c.stage = (BM + BN) * KB, c.stages = STAGES, c.step = KB;
+    c.out = BM * out_pitch<BN> * (int)sizeof(typename E::T);
+    c.kernel = (const void *)gemm_mma_kernel<E, BM, BN, MW, NW, KB, STAGES>;
+    return c;
 }
 
 template <int MW, int NW, int TN, int STAGES> static gemm_config simt_config(const char *name)
 {
-    return { name,
-             32 * MW,
-             8 * TN * NW,
-             MW * NW * 32,
-             shared_bytes<float, 32 * MW, 8 * TN * NW, 64, STAGES>(),
-             0,
-             (const void *)gemm_simt_kernel<MW, NW, TN, STAGES>,
-             false };
+    constexpr int BM = 32 * MW, BN = 8 * TN * NW;
+    gemm_config c = { name, BM, BN, MW * NW * 32 };
+    c.stage = (BM + BN) * 64, c.stages = STAGES, c.step = 64;
+    c.out = BM * out_pitch<BN> * (int)sizeof(float);
+    c.kernel = (const void *)gemm_simt_kernel<MW, NW, TN, STAGES>;
+    return c;
 }
 
 #define MMA_CONFIGS 6
@@ -220,39 +203,61 @@ static gemm_config *simt_table()
     return table;
 }
 
-static gemm_config *table_of(swin_gemm_math math)
+/* Hopper's own instructions wherever they are built in and the chip has them: one kind of instruction for all shapes of a
+ * type, so that every tile gives the same bits. */
+static gemm_config *table_of(swin_gemm_math math, int *count)
 {
-    switch (math) {
-    case SWIN_GEMM_FP32:
-        return simt_table();
-    case SWIN_GEMM_TF32:
-        return mma_table<mma_tf32>();
-    case SWIN_GEMM_F16:
-        return mma_table<mma_f16>();
-    default:
-        return mma_table<mma_bf16>();
-    }
+    gemm_config *wide = swin_wgmma_table(math, count);
+    if (wide) return wide;
+    *count = math == SWIN_GEMM_FP32 ? SIMT_CONFIGS : MMA_CONFIGS;
+    if (math == SWIN_GEMM_FP32) return simt_table();
+    if (math == SWIN_GEMM_TF32) return mma_table<mma_tf32>();
+    return math == SWIN_GEMM_F16 ? mma_table<mma_f16>() : mma_table<mma_bf16>();
 }
 
 extern "C" int swin_gemm_configs(swin_gemm_math math)
 {
-    return math == SWIN_GEMM_FP32 ? SIMT_CONFIGS : MMA_CONFIGS;
+    int count;
+    table_of(math, &count);
+    return count;
 }
 
 extern "C" const char *swin_gemm_config_name(swin_gemm_math math, int config)
 {
-    return table_of(math)[config].name;
+    int count;
+    return table_of(math, &count)[config].name;
+}
+
+/* Dynamic shared memory: a product of few steps needs few stages, and so leaves room for more blocks. */
+static int shared_of(const gemm_config *c, const swin_gemm *p)
+{
+    const int unit = p->math <= SWIN_GEMM_TF32 ? 4 : 2, steps = (p->k * unit + c->step - 1) / c->step;
+    const int operands = c->stage * (steps < c->stages ? steps : c->stages);
+    return operands > c->out ? operands : c->out;
 }
 
 static cudaError_t get_ready(gemm_config *c)
 {
     if (c->ready) return cudaSuccess;
-    cudaError_t e = cudaFuncSetAttribute(c->kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, c->shared);
-    if (e == cudaSuccess)
-        e = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&c->per_sm, c->kernel, c->threads,
-                                                          (size_t)c->shared);
-    c->ready = e == cudaSuccess;
-    return e;
+    const int operands = c->stage * c->stages;
+    cudaFuncAttributes a;
+    cudaError_t e = cudaFuncSetAttribute(c->kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                         operands > c->out ? operands : c->out);
+    if (e == cudaSuccess) e = cudaFuncGetAttributes(&a, c->kernel);
+    if (e != cudaSuccess) return e;
+    c->registers = a.numRegs, c->fixed = (int)a.sharedSizeBytes;
+    c->ready = true;
+    return cudaSuccess;
+}
+
+/* Blocks of a configuration that fit a multiprocessor (the sizes of sm_90; others differ little). */
+static int resident(const gemm_config *c, const swin_gemm *p)
+{
+    const int by_shared = (228 << 10) / (shared_of(c, p) + c->fixed + 1024);
+    const int by_registers = 65536 / ((c->registers + 7) / 8 * 8 * c->threads),
+              by_threads = 2048 / c->threads;
+    const int least = by_shared < by_registers ? by_shared : by_registers;
+    return least < by_threads ? least : by_threads;
 }
 
 static int64_t tiles(const gemm_config *c, const swin_gemm *p)
@@ -263,19 +268,21 @@ static int64_t tiles(const gemm_config *c, const swin_gemm *p)
 /* Waves of blocks times the work of one, with a toll for each tile's start and end. */
 static cudaError_t choose(gemm_config **best, const swin_gemm *p, int multiprocessors)
 {
-    gemm_config *table = table_of(p->math);
+    int count;
+    gemm_config *table = table_of(p->math, &count);
     double least = 0;
     *best = NULL;
-    for (int i = 0; i < swin_gemm_configs(p->math); i++) {
+    for (int i = 0; i < count; i++) {
         gemm_config *c = &table[i];
         const cudaError_t e = get_ready(c);
         if (e != cudaSuccess) return e;
-        if (c->per_sm < 1) continue;
-        const int64_t slots = (int64_t)multiprocessors * c->per_sm, n = tiles(c, p);
+        const int fit = resident(c, p);
+        if (fit < 1) continue;
+        const double blocks = (double)tiles(c, p), slots = (double)multiprocessors * fit;
         const double work = (double)(c->bm + 24) * (c->bn + 24) * (p->k + 64);
-        const double resident = n < slots ? (double)((n + multiprocessors - 1) / multiprocessors) : c->per_sm;
-        const double waves = n < slots ? 1 : (double)n / (double)slots + 0.5;
-        const double cost = waves * work * (resident < 2 ? 1.4 : resident);
+        const double share = blocks < slots ? ceil(blocks / multiprocessors) : fit;
+        const double waves = blocks < slots ? 1 : blocks / slots + 0.5;
+        const double cost = waves * work * (share < 2 ? 1.4 : share);
         if (!*best || cost < least) *best = c, least = cost;
     }
     return *best ? cudaSuccess : cudaErrorNotSupported;
@@ -295,7 +302,8 @@ extern "C" cudaError_t swin_gemm_launch(cudaStream_t stream, const swin_gemm *p,
     if (p->k == 0 || !aligned(p)) return cudaErrorNotSupported;
     gemm_config *c = NULL;
     if (config >= 0) {
-        c = &table_of(p->math)[config];
+        int count;
+        c = &table_of(p->math, &count)[config];
         const cudaError_t e = get_ready(c);
         if (e != cudaSuccess) return e;
     } else {
@@ -306,7 +314,7 @@ extern "C" cudaError_t swin_gemm_launch(cudaStream_t stream, const swin_gemm *p,
     if (blocks > 0x7fffffff) return cudaErrorNotSupported;
     void *args[] = { (void *)p };
     return cudaLaunchKernel(c->kernel, dim3((unsigned)blocks), dim3((unsigned)c->threads), args,
-                            (size_t)c->shared, stream);
+                            (size_t)shared_of(c, p), stream);
 }
 
 extern "C" cudaError_t swin_gemm_any_launch(cudaStream_t stream, const swin_gemm *p)

@@ -32,29 +32,27 @@ __device__ __forceinline__ float width_for(float amax)
 }
 
 struct tally {
-    unsigned *hist; /* shared */
-    float inverse;  /* 1 / width */
-    unsigned min_inverted, max, bad;
+    unsigned hist; /* shared memory */
+    float inverse; /* 1 / width */
+    float low, high;
+    unsigned bad;
     bool outside;
 };
 
 template <bool FIRST> __device__ __forceinline__ void count(tally &t, float v)
 {
-    if (!(fabsf(v) <= 3.402823466e38f)) {
+    const float at = v * t.inverse;
+    if (fabsf(at) < (float)HALF) {
+        int bin = __float2int_rd(at);
+        if (v < 0) bin = min(bin, -1); /* where the product vanished */
+        asm volatile("red.shared.add.u32 [%0], 1;\n" ::"r"(t.hist + 4 * (bin + HALF)) : "memory");
+    } else if (fabsf(v) <= 3.402823466e38f) {
+        t.outside = true;
+    } else {
         if (FIRST) t.bad++;
         return;
     }
-    if (FIRST) {
-        const unsigned o = order(v);
-        t.max = max(t.max, o), t.min_inverted = max(t.min_inverted, ~o);
-    }
-    const float at = v * t.inverse;
-    int bin = __float2int_rd(at);
-    if (v < 0 && bin >= 0) bin = -1; /* the product vanished */
-    if (fabsf(at) < (float)HALF)
-        atomicAdd(t.hist + bin + HALF, 1u);
-    else
-        t.outside = true;
+    if (FIRST) t.low = fminf(t.low, v), t.high = fmaxf(t.high, v);
 }
 
 /* Every element of x, 16 bytes at a time where the rows allow it. */
@@ -87,9 +85,10 @@ __device__ __forceinline__ void walk(tally &t, const swin_tensor &x, bool vector
 }
 
 /* Block-wide sums and maxima into the scratch. */
-__device__ void flush(const tally &t, swin_observer_scratch *scratch, bool first)
+__device__ void flush(const tally &t, const unsigned *hist, swin_observer_scratch *scratch, bool first)
 {
-    unsigned low = t.min_inverted, high = t.max, bad = t.bad;
+    unsigned low = t.low <= t.high ? ~order(t.low) : 0, high = t.low <= t.high ? order(t.high) : 0,
+             bad = t.bad;
     for (int o = 16; o; o >>= 1) {
         low = max(low, __shfl_xor_sync(0xffffffffu, low, o));
         high = max(high, __shfl_xor_sync(0xffffffffu, high, o));
@@ -101,7 +100,7 @@ __device__ void flush(const tally &t, swin_observer_scratch *scratch, bool first
         if (bad) atomicAdd(&scratch->nonfinite, (unsigned long long)bad);
     }
     for (int i = threadIdx.x; i < BINS; i += THREADS)
-        if (t.hist[i]) atomicAdd(&scratch->hist[i], t.hist[i]);
+        if (hist[i]) atomicAdd(&scratch->hist[i], hist[i]);
 }
 
 /* Widen the observation's histogram to `width` (all threads): bins merge in groups of 2^shift, from zero outwards. */
@@ -168,11 +167,13 @@ __global__ void __launch_bounds__(THREADS)
     if (threadIdx.x == 0) outside = 0;
     __syncthreads();
     const float width = __ldcg(&o->width);
-    tally t = { hist, width > 0 ? 1.f / width : 0.f, 0, 0, 0, false };
+    tally t = {
+        (unsigned)__cvta_generic_to_shared(hist), width > 0 ? 1.f / width : 0.f, INFINITY, -INFINITY, 0, false
+    };
     walk<T, FIRST>(t, x, vectors);
     if (t.outside || width == 0) atomicOr(&outside, 1u);
     __syncthreads();
-    flush(t, scratch, FIRST);
+    flush(t, hist, scratch, FIRST);
     if (FIRST && threadIdx.x == 0 && outside) atomicOr(&scratch->again, 1u);
     __threadfence();
     __syncthreads();

@@ -158,46 +158,79 @@ struct mma_tf32 {
 /* Elements between the rows of an output tile in shared memory. */
 template <int BN> constexpr int out_pitch = BN + 8;
 
-/* Two neighbouring results into the staged tile: bias, activation, rounding. col: within the tile. */
-template <class T, int BN>
-__device__ __forceinline__ void stage_pair(T *tile, const swin_gemm &p, int row, int col, int n0, float a,
-                                           float b)
+/* The bias of a tile's columns into shared memory, zeros where there is none. */
+template <int BN, int THREADS>
+__device__ __forceinline__ void load_bias(float *shared, const swin_gemm &p, int n0)
 {
-    if (p.bias && n0 + col < p.n) {
-        a += p.bias[n0 + col];
-        if (n0 + col + 1 < p.n) b += p.bias[n0 + col + 1];
+    for (int i = threadIdx.x; i < BN; i += THREADS) shared[i] = p.bias && n0 + i < p.n ? p.bias[n0 + i] : 0.f;
+}
+
+/* A warp's 16 rows x (8 NT) columns of sums, in the layout of the tensor cores' accumulators, through bias and activation
+ * into the staged tile. row, col: where the warp's part begins in the tile. */
+template <class T, int BN, int NT>
+__device__ __forceinline__ void stage_rows(T *tile, const float *bias, float (&acc)[NT][4], swin_act act,
+                                           int row, int col)
+{
+    const int lane = threadIdx.x & 31;
+    row += lane / 4, col += lane % 4 * 2;
+#pragma unroll
+    for (int j = 0; j < NT; j++) {
+        const float2 b = *reinterpret_cast<const float2 *>(bias + col + 8 * j);
+        acc[j][0] += b.x, acc[j][1] += b.y, acc[j][2] += b.x, acc[j][3] += b.y;
     }
-    a = activate<T>(a, p.act), b = activate<T>(b, p.act);
-    T *at = tile + row * out_pitch<BN> + col;
-    if constexpr (sizeof(T) == 4)
-        *reinterpret_cast<float2 *>(at) = make_float2(a, b);
-    else
-        *reinterpret_cast<unsigned *>(at) = pack2<T>(a, b);
+    if (act == SWIN_ACT_GELU) {
+#pragma unroll
+        for (int j = 0; j < NT; j++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) acc[j][e] = gelu<T>(acc[j][e]);
+    }
+#pragma unroll
+    for (int j = 0; j < NT; j++) {
+        T *at = tile + row * out_pitch<BN> + col + 8 * j;
+        if constexpr (sizeof(T) == 4) {
+            *reinterpret_cast<float2 *>(at) = make_float2(acc[j][0], acc[j][1]);
+            *reinterpret_cast<float2 *>(at + 8 * out_pitch<BN>) = make_float2(acc[j][2], acc[j][3]);
+        } else {
+            *reinterpret_cast<unsigned *>(at) = pack2<T>(acc[j][0], acc[j][1]);
+            *reinterpret_cast<unsigned *>(at + 8 * out_pitch<BN>) = pack2<T>(acc[j][2], acc[j][3]);
+        }
+    }
 }
 
 /* The staged tile to memory: stored, or added to the residual (rounded once more, as a separate add would). */
 template <class T, int BM, int BN, int THREADS>
 __device__ __forceinline__ void store_tile(const T *tile, const swin_gemm &p, int64_t m0, int n0)
 {
-    constexpr int V = vec<T>::n;
+    constexpr int V = vec<T>::n, PIECES = BM * BN / V, EACH = (PIECES + THREADS - 1) / THREADS;
+    constexpr int BATCH = EACH % 4 == 0 ? 4 : EACH % 3 == 0 ? 3 : EACH % 2 == 0 ? 2 : 1;
     const int64_t rows = p.m - m0;
     if (p.n % V == 0 && p.ldy % V == 0 && (size_t)p.y % 16 == 0) {
-#pragma unroll 2
-        for (int i = threadIdx.x; i < BM * BN / V; i += THREADS) {
-            const int row = i / (BN / V), col = i % (BN / V) * V;
-            if (row >= rows || n0 + col >= p.n) continue;
-            const int64_t to = p.windows ? window_source(p.g, m0 + row) : m0 + row;
-            T *at = (T *)p.y + to * p.ldy + n0 + col;
-            const uint4 raw = *reinterpret_cast<const uint4 *>(tile + row * out_pitch<BN> + col);
-            if (!p.residual) {
-                *reinterpret_cast<uint4 *>(at) = raw;
-                continue;
-            }
-            vec<T> a, b;
-            a.load(at), b.from(raw);
+        for (int first = 0; first < EACH; first += BATCH) {
+            T *at[BATCH];
+            uint4 old[BATCH];
 #pragma unroll
-            for (int k = 0; k < V; k++) a.v[k] += b.v[k];
-            a.store(at);
+            for (int k = 0; k < BATCH; k++) { /* all reads of the residual first: they take the longest */
+                const int i = threadIdx.x + (first + k) * THREADS, row = i / (BN / V), col = i % (BN / V) * V;
+                at[k] = NULL;
+                if (i >= PIECES || row >= rows || n0 + col >= p.n) continue;
+                const int64_t to = p.windows ? window_source(p.g, m0 + row) : m0 + row;
+                at[k] = (T *)p.y + to * p.ldy + n0 + col;
+                if (p.residual) old[k] = *reinterpret_cast<const uint4 *>(at[k]);
+            }
+#pragma unroll
+            for (int k = 0; k < BATCH; k++) {
+                const int i = threadIdx.x + (first + k) * THREADS, row = i / (BN / V), col = i % (BN / V) * V;
+                if (!at[k]) continue;
+                uint4 raw = *reinterpret_cast<const uint4 *>(tile + row * out_pitch<BN> + col);
+                if (p.residual) {
+                    vec<T> a, b;
+                    a.from(old[k]), b.from(raw);
+#pragma unroll
+                    for (int e = 0; e < V; e++) a.v[e] += b.v[e];
+                    raw = a.raw();
+                }
+                *reinterpret_cast<uint4 *>(at[k]) = raw;
+            }
         }
         return;
     }

@@ -371,6 +371,23 @@ static void test_refusals(void **state)
     }
 }
 
+static void test_isa_named(void **state)
+{
+    (void)state;
+    swin_dev *dev;
+    char engine[256];
+    setenv("SWIN_CPU_ISA", "sse9", 1);
+    CHECK_FAILS(swin_dev_open(&dev, "cpu", NULL), SWIN_ERR_USAGE, "SWIN_CPU_ISA=sse9");
+    CHECK(dev == NULL, "a device after a failure");
+    setenv("SWIN_CPU_ISA", "generic", 1);
+    CHECK_OK(swin_dev_open(&dev, "cpu", &(swin_dev_opts){ .threads = 1 }));
+    unsetenv("SWIN_CPU_ISA");
+    dev->ops->engine(dev, engine, sizeof engine);
+    CHECK(strstr(engine, "generic") != NULL && dev->ops->threads(dev) == 1, "%s", engine);
+    swin_dev_close(dev);
+    swin_dev_close(NULL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -386,6 +403,7 @@ int main(void)
         cmocka_unit_test(test_gelu),
         cmocka_unit_test(test_non_finite_pass),
         cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_isa_named),
     };
     return cmocka_run_group_tests(tests, open_backends_under_test, close_backends_under_test);
 }

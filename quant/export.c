@@ -137,8 +137,6 @@ static swin_status check_names(const swin_export_job *job)
 
 swin_status swin_export_check(const swin_export_format *format, const swin_export_job *job)
 {
-    if (job->config->family != SWIN_V1)
-        return swin_fail(SWIN_ERR_UNSUPPORTED, "%s: exports know Swin V1 only", job->config->name);
     if ((format->flags & SWIN_EXPORT_CALIB) && !job->calib)
         return swin_fail(SWIN_ERR_USAGE, "--calib is needed for --format %s", format->name);
     if ((format->flags & SWIN_EXPORT_WEIGHTS) && !job->weights)

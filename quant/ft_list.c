@@ -76,7 +76,11 @@ static void merge(lister *l)
 swin_status swin_ft_list(float list[SWIN_FT_LIST], const swin_calib_file *f, int stage, int block)
 {
     lister l = { .f = f, .stage = stage, .block = block };
-    for (size_t i = 0; i < SWIN_COUNT(block_groups); i++) group(&l, block_groups[i].at, block_groups[i].kind);
+    for (size_t i = 0; i < SWIN_COUNT(block_groups); i++)
+        group(&l, block_groups[i].at, block_groups[i].kind);
+    const bool v2 = f->config.family == SWIN_V2;
+    group(&l, 52, v2 ? SWIN_SITE_MHA_Q : SWIN_SITE_ADD1_RESIDUAL);
+    group(&l, 56, v2 ? SWIN_SITE_MHA_K : SWIN_SITE_ADD2_RESIDUAL);
     products(&l);
     if (stage + 1 < f->config.num_stages) merge(&l);
     for (int i = 0; i < SWIN_FT_LIST; i++) {

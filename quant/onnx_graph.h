@@ -37,6 +37,9 @@ const char *swin_onnx_text(swin_onnx *g, const char *fmt, ...) __attribute__((fo
 /* n zeroed bytes that live as long as the graph; NULL when there are none. */
 void *swin_onnx_alloc(swin_onnx *g, size_t n);
 
+/* Memory ran out outside the graph: swin_onnx_write is to say so. */
+void swin_onnx_lost(swin_onnx *g);
+
 /* A key and value that readers of the model can look up. */
 void swin_onnx_meta(swin_onnx *g, const char *key, const char *value);
 

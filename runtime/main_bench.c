@@ -231,8 +231,20 @@ static swin_status run_precision(bench *b, const char *precision)
     return st;
 }
 
+/* Every batch size is looked at before anything is loaded. */
+static swin_status check_batches(const char *list)
+{
+    int batch, n = 0;
+    do {
+        SWIN_TRY(next_batch(&list, &batch));
+        n += batch > 0;
+    } while (batch);
+    return n ? SWIN_OK : swin_fail(SWIN_ERR_USAGE, "--batch-size: at least one size is needed");
+}
+
 static swin_status run(bench *b)
 {
+    SWIN_TRY(check_batches(b->o->batch_size));
     SWIN_TRY(load(b));
     SWIN_TRY(bench_print_head(b));
     char word[16];

@@ -9,8 +9,9 @@
 #include "runtime/base/file.h"
 #include "runtime/base/h5.h"
 
-/* libhdf5 1.10 loses some memory of its own when a file is damaged; ours is still checked. */
-const char *__lsan_default_suppressions(void);
+/* libhdf5 1.10 loses some memory of its own when a file is damaged; ours is still checked. The sanitizer's library looks the
+ * name up at run time, so it must not be hidden. */
+__attribute__((visibility("default"))) const char *__lsan_default_suppressions(void);
 const char *__lsan_default_suppressions(void)
 {
     return "leak:libhdf5";

@@ -7,6 +7,7 @@
 #define SWIN_QUANT_EXPORT_H
 
 #include "quant/calib_file.h"
+#include "quant/ft_codes.h"
 #include "quant/name_map.h"
 #include "quant/sim.h"
 #include "runtime/swin/weights.h"
@@ -33,6 +34,7 @@ typedef struct swin_export_job {
     const swin_name_map *names; /* NULL: the tensor names of our own ONNX export, which are the site names */
     int trt_version;            /* tensorrt-cache: 8501 for 8.5.1, 100900 for 10.9.0 */
     swin_granularity granularity; /* onnx-qdq: weight scales */
+    swin_ft_layout ft_layout;     /* ft-weights: how Linear weights are written */
     bool external_data;           /* onnx-*: weights in a file of their own, whatever their size */
 } swin_export_job;
 
@@ -50,8 +52,8 @@ const swin_export_format *swin_export_find(const char *name); /* NULL: unknown *
  * Refuse what the format cannot express. The message names the site or the reason.
  *
  * SWIN_ERR_VALUE        a site's amax or scale, or a weight's, is missing, zero or not finite
- * SWIN_ERR_UNSUPPORTED  zero points in a symmetric format; relaxed sites where the engine takes only whole modes; corrected
- *                       weights in a format without weights; a network family that exporters do not know
+ * SWIN_ERR_UNSUPPORTED  zero points in a symmetric format; relaxed sites, or a mode, that the engine does not follow; corrected
+ *                       weights in a format without weights
  */
 swin_status swin_export_check(const swin_export_format *format, const swin_export_job *job);
 

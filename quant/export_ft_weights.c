@@ -1,6 +1,7 @@
 /* FasterTransformer's INT8 Swin takes one list of tensors, told apart by their place alone (reference/swin.md 4.2): float16
- * weights, each block's scale list twice (the engine keeps one on the GPU, one on the host), the position bias and mask plain
- * and in the order its fused attention kernel reads them. What a network lacks is an empty tensor, never a missing one. */
+ * parameters, Linear weights as codes in the tiles of one kind of GPU (its own operator makes them, or --ft-layout does), each
+ * block's scale list twice (the engine keeps one on the GPU, one on the host), the position bias and mask plain and in the
+ * order its fused attention kernel reads them. What a network lacks is an empty tensor, never a missing one. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,9 +60,21 @@ static swin_status add_vector(pack *p, const char *prefix, const char *name, con
     return add_half(p, prefix, name, v, 1, (int64_t[]){ n });
 }
 
-static swin_status add_matrix(pack *p, const char *prefix, const char *name, const float *v, int out, int in)
+/* A Linear's weight [out][in]. As codes it is what the toolkit's operator returns: a flat float16 tensor whose first bytes are
+ * the codes, for the engine looks at the first tensor's type and wants float16 there. */
+static swin_status add_linear(pack *p, swin_site site, const float *w, int out, int in)
 {
-    return add_half(p, prefix, name, v, 2, (int64_t[]){ out, in });
+    char name[SWIN_SITE_NAME_MAX];
+    void *data;
+    swin_site_module(site, name);
+    if (p->job->ft_layout == SWIN_FT_FLOAT16)
+        return add_half(p, name, ".weight", w, 2, (int64_t[]){ out, in });
+    const int64_t count = (int64_t)out * in;
+    SWIN_TRY(add(p, &data, name, ".weight", SWIN_F16, 1, &count));
+    memset(data, 0, (size_t)count * sizeof(uint16_t));
+    const float amax = swin_calib_file_weight(p->job->calib, site)->amax;
+    const swin_status st = swin_ft_codes(data, w, out, in, amax, p->job->ft_layout);
+    return st == SWIN_OK ? SWIN_OK : swin_fail_context(st, "%s.weight", name);
 }
 
 /* ---- tables of the fused attention kernel --------------------------------------------------------------------------- */
@@ -123,45 +136,90 @@ static swin_status add_scales(pack *p, const char *prefix, int stage, int block)
     return SWIN_OK;
 }
 
+/* V2 stores the biases of queries and values; keys have none. */
+static swin_status add_qkv_bias(pack *p, const char *prefix, const swin_block_weights *w, int c)
+{
+    if (!w->q_bias) return add_vector(p, prefix, "attn.qkv.bias", w->qkv_bias, 3 * c);
+    float *all = calloc((size_t)c, 3 * sizeof *all);
+    if (!all) return swin_fail(SWIN_ERR_MEM, "%s: no memory for a bias", prefix);
+    memcpy(all, w->q_bias, (size_t)c * sizeof *all);
+    memcpy(all + 2 * c, w->v_bias, (size_t)c * sizeof *all);
+    const swin_status st = add_vector(p, prefix, "attn.qkv.bias", all, 3 * c);
+    free(all);
+    return st;
+}
+
+/* The bias that each pair of a window's tokens adds to its score, plain and packed. */
+static swin_status add_position_bias(pack *p, const char *prefix, int stage, const swin_block_weights *w)
+{
+    const swin_stage s = swin_config_stage(p->job->config, stage);
+    const size_t heads = (size_t)s.heads, n = (size_t)s.window * (size_t)s.window,
+                 side = 2 * (size_t)s.window - 1;
+    float *bias = malloc(heads * n * n * sizeof *bias), *made = NULL;
+    swin_status st = SWIN_OK;
+    if (!w->bias_table) {
+        made = malloc(side * side * heads * sizeof *made);
+        if (made)
+            st = swin_position_table(made, w, s.window, s.heads, p->job->config->pretrained_window[stage]);
+    }
+    if (!bias || (!w->bias_table && !made))
+        st = swin_fail(SWIN_ERR_MEM, "%s: no memory for a position bias", prefix);
+    if (st == SWIN_OK) {
+        swin_position_bias(bias, made ? made : w->bias_table, s.window, s.heads);
+        st = add_table(p, prefix, "attn.relative_position_bias", "attn.trt_relative_position_bias", bias,
+                       s.heads, (int)n);
+    }
+    free(made);
+    free(bias);
+    return st;
+}
+
+/* V2: what normalised queries are multiplied by. The toolkit computes it from the float16 parameter. */
+static swin_status add_logit_scale(pack *p, const char *prefix, const swin_block_weights *w, int heads)
+{
+    float *scale = malloc((size_t)heads * sizeof *scale);
+    if (!scale) return swin_fail(SWIN_ERR_MEM, "%s: no memory for logit scales", prefix);
+    for (int h = 0; h < heads; h++)
+        scale[h] = expf(fminf(swin_f16_to_f32(swin_f32_to_f16(w->logit_scale[h])), logf(100.0f)));
+    const swin_status st = add_half(p, prefix, "attn.exp_logit_scale", scale, 3, (int64_t[]){ heads, 1, 1 });
+    free(scale);
+    return st;
+}
+
 static swin_status add_block(pack *p, int stage, int block)
 {
     const swin_stage s = swin_config_stage(p->job->config, stage);
     const swin_block_weights *w = &p->job->weights->stages[stage].blocks[block];
-    const int c = s.channels, n = s.window * s.window;
+    const int c = s.channels;
     char prefix[48];
     snprintf(prefix, sizeof prefix, "layers.%d.blocks.%d.", stage, block);
-    SWIN_TRY(add_matrix(p, prefix, "attn.qkv.weight", w->qkv_weight, 3 * c, c));
-    SWIN_TRY(add_vector(p, prefix, "attn.qkv.bias", w->qkv_bias, 3 * c));
-    SWIN_TRY(add_matrix(p, prefix, "attn.proj.weight", w->proj_weight, c, c));
+    SWIN_TRY(add_linear(p, swin_site_make(stage, block, SWIN_SITE_QKV_WEIGHT), w->qkv_weight, 3 * c, c));
+    SWIN_TRY(add_qkv_bias(p, prefix, w, c));
+    SWIN_TRY(add_linear(p, swin_site_make(stage, block, SWIN_SITE_PROJ_WEIGHT), w->proj_weight, c, c));
     SWIN_TRY(add_vector(p, prefix, "attn.proj.bias", w->proj_bias, c));
-    SWIN_TRY(add_matrix(p, prefix, "mlp.fc1.weight", w->fc1_weight, s.hidden, c));
+    SWIN_TRY(add_linear(p, swin_site_make(stage, block, SWIN_SITE_FC1_WEIGHT), w->fc1_weight, s.hidden, c));
     SWIN_TRY(add_vector(p, prefix, "mlp.fc1.bias", w->fc1_bias, s.hidden));
-    SWIN_TRY(add_matrix(p, prefix, "mlp.fc2.weight", w->fc2_weight, c, s.hidden));
+    SWIN_TRY(add_linear(p, swin_site_make(stage, block, SWIN_SITE_FC2_WEIGHT), w->fc2_weight, c, s.hidden));
     SWIN_TRY(add_vector(p, prefix, "mlp.fc2.bias", w->fc2_bias, c));
     SWIN_TRY(add_vector(p, prefix, "norm1.weight", w->norm1_weight, c));
     SWIN_TRY(add_vector(p, prefix, "norm1.bias", w->norm1_bias, c));
     SWIN_TRY(add_vector(p, prefix, "norm2.weight", w->norm2_weight, c));
     SWIN_TRY(add_vector(p, prefix, "norm2.bias", w->norm2_bias, c));
     SWIN_TRY(add_scales(p, prefix, stage, block));
-    float *bias = malloc((size_t)s.heads * (size_t)n * (size_t)n * sizeof *bias);
-    if (!bias) return swin_fail(SWIN_ERR_MEM, "%s: no memory for a position bias", prefix);
-    swin_position_bias(bias, w->bias_table, s.window, s.heads);
-    const swin_status st = add_table(p, prefix, "attn.relative_position_bias",
-                                     "attn.trt_relative_position_bias", bias, s.heads, n);
-    free(bias);
-    return st;
+    SWIN_TRY(add_position_bias(p, prefix, stage, w));
+    return w->logit_scale ? add_logit_scale(p, prefix, w, s.heads) : SWIN_OK;
 }
 
 static swin_status add_merge(pack *p, const char *prefix, int stage)
 {
     const swin_stage s = swin_config_stage(p->job->config, stage);
     const swin_stage_weights *w = &p->job->weights->stages[stage];
-    const int c = s.merge ? s.channels : 0;
-    const int64_t empty[] = { 0 }, reduction[] = { 2 * c, 4 * c };
-    SWIN_TRY(add_vector(p, prefix, "downsample.norm.weight", w->merge_norm_weight, 4 * c));
-    SWIN_TRY(add_vector(p, prefix, "downsample.norm.bias", w->merge_norm_bias, 4 * c));
-    return add_half(p, prefix, "downsample.reduction.weight", w->reduction_weight, c ? 2 : 1,
-                    c ? reduction : empty);
+    const int c = s.merge ? s.channels : 0, norm = p->job->config->family == SWIN_V2 ? 2 * c : 4 * c;
+    SWIN_TRY(add_vector(p, prefix, "downsample.norm.weight", w->merge_norm_weight, norm));
+    SWIN_TRY(add_vector(p, prefix, "downsample.norm.bias", w->merge_norm_bias, norm));
+    if (!c) return add_vector(p, prefix, "downsample.reduction.weight", NULL, 0);
+    return add_linear(p, swin_site_make(stage, 0, SWIN_SITE_REDUCTION_WEIGHT), w->reduction_weight, 2 * c,
+                      4 * c);
 }
 
 static swin_status add_mask(pack *p, const char *prefix, int stage)
@@ -220,8 +278,9 @@ static swin_status save(const swin_export_job *job)
 
 const swin_export_format swin_export_ft_weights = {
     .name = "ft-weights",
-    .help = "FasterTransformer: .npz whose members, in their order, are the tensors its INT8 op takes (head "
-            "apart)",
+    .help = "FasterTransformer: .npz whose members, in their order, are its INT8 op's tensors; Linear "
+            "weights are float16 "
+            "to be given to its swin_weight_quantize, or with --ft-layout codes that are ready",
     .flags = SWIN_EXPORT_CALIB | SWIN_EXPORT_WEIGHTS | SWIN_EXPORT_SYMMETRIC | SWIN_EXPORT_WHOLE_MODE,
     .write = save,
 };

@@ -42,8 +42,18 @@ static const struct {
     { 12, SWIN_SITE_PROJ_AFTERGEMM }, { 16, SWIN_SITE_MATMUL_Q },      { 20, SWIN_SITE_MATMUL_K },
     { 24, SWIN_SITE_MATMUL_V },       { 28, SWIN_SITE_MATMUL_A },      { 32, SWIN_SITE_SOFTMAX_INPUT },
     { 36, SWIN_SITE_FC1_INPUT },      { 40, SWIN_SITE_FC1_AFTERGEMM }, { 44, SWIN_SITE_FC2_INPUT },
-    { 48, SWIN_SITE_FC2_AFTERGEMM },  { 52, SWIN_SITE_ADD1_RESIDUAL }, { 56, SWIN_SITE_ADD2_RESIDUAL },
+    { 48, SWIN_SITE_FC2_AFTERGEMM },
 };
+
+/* The operands of Q K: V2's are normalised first, and quantized again. */
+static swin_site_kind query(const lister *l)
+{
+    return l->f->config.family == SWIN_V2 ? SWIN_SITE_MHA_Q : SWIN_SITE_MATMUL_Q;
+}
+static swin_site_kind key(const lister *l)
+{
+    return l->f->config.family == SWIN_V2 ? SWIN_SITE_MHA_K : SWIN_SITE_MATMUL_K;
+}
 
 static void products(lister *l)
 {
@@ -56,9 +66,9 @@ static void products(lister *l)
     v[78] = requantize(l, SWIN_SITE_PROJ_INPUT, SWIN_SITE_PROJ_WEIGHT, SWIN_SITE_PROJ_AFTERGEMM);
     v[79] = requantize(l, SWIN_SITE_FC1_INPUT, SWIN_SITE_FC1_WEIGHT, SWIN_SITE_FC1_AFTERGEMM);
     v[80] = requantize(l, SWIN_SITE_FC2_INPUT, SWIN_SITE_FC2_WEIGHT, SWIN_SITE_FC2_AFTERGEMM);
-    v[81] = requantize(l, SWIN_SITE_MATMUL_Q, SWIN_SITE_MATMUL_K, SWIN_SITE_SOFTMAX_INPUT);
+    v[81] = requantize(l, query(l), key(l), SWIN_SITE_SOFTMAX_INPUT);
     v[82] = requantize(l, SWIN_SITE_MATMUL_A, SWIN_SITE_MATMUL_V, SWIN_SITE_PROJ_INPUT);
-    v[85] = amax(l, SWIN_SITE_MATMUL_Q) * amax(l, SWIN_SITE_MATMUL_K) / (127.0 * 127.0);
+    v[85] = amax(l, query(l)) * amax(l, key(l)) / (127.0 * 127.0);
     v[86] = 127 / amax(l, SWIN_SITE_MATMUL_A);
     v[87] = v[82];
 }
@@ -76,8 +86,7 @@ static void merge(lister *l)
 swin_status swin_ft_list(float list[SWIN_FT_LIST], const swin_calib_file *f, int stage, int block)
 {
     lister l = { .f = f, .stage = stage, .block = block };
-    for (size_t i = 0; i < SWIN_COUNT(block_groups); i++)
-        group(&l, block_groups[i].at, block_groups[i].kind);
+    for (size_t i = 0; i < SWIN_COUNT(block_groups); i++) group(&l, block_groups[i].at, block_groups[i].kind);
     const bool v2 = f->config.family == SWIN_V2;
     group(&l, 52, v2 ? SWIN_SITE_MHA_Q : SWIN_SITE_ADD1_RESIDUAL);
     group(&l, 56, v2 ? SWIN_SITE_MHA_K : SWIN_SITE_ADD2_RESIDUAL);

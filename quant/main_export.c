@@ -12,7 +12,7 @@
 
 typedef struct options {
     swin_common common;
-    const char *calib, *format, *output, *weights_out, *name_map, *weight_granularity;
+    const char *calib, *format, *output, *weights_out, *name_map, *weight_granularity, *ft_layout;
     int trt_version;
     bool list, external_data;
 } options;
@@ -34,6 +34,10 @@ static const swin_field fields[] = {
     F(trt_version, INT, 1000, 999999, "N",
       "tensorrt-cache: TensorRT version, 8501 for 8.5.1, 100900 for 10.9.0", NULL),
     F(weight_granularity, CHOICE, 0, 0, "WHAT", "onnx-qdq: one weight scale for each", "channel|tensor"),
+    F(ft_layout, CHOICE, 0, 0, "WHAT",
+      "ft-weights: Linear weights as they are, or as codes in the tiles of GPUs before (sm75) or since "
+      "(sm80) Ampere",
+      "float16|sm75|sm80"),
     F(external_data, BOOL, 0, 0, NULL, "onnx-*: weights in FILE.data, as is always done past 2 GB", NULL),
     SWIN_COMMON_FIELDS(options),
     SWIN_LEGACY_FIELDS,
@@ -152,6 +156,9 @@ static swin_status run(state *s, const options *o)
                                 .trt_version = o->trt_version,
                                 .external_data = o->external_data };
     s->job.granularity = strcmp(o->weight_granularity, "tensor") == 0 ? SWIN_PER_TENSOR : SWIN_PER_CHANNEL;
+    s->job.ft_layout = strcmp(o->ft_layout, "sm75") == 0   ? SWIN_FT_SM75
+                       : strcmp(o->ft_layout, "sm80") == 0 ? SWIN_FT_SM80
+                                                           : SWIN_FT_FLOAT16;
     SWIN_TRY(open_inputs(s, o, format));
     const double start = swin_now();
     if (format) SWIN_TRY(swin_export_check(format, &s->job)); /* before anything is written */
@@ -170,7 +177,10 @@ static swin_status run(state *s, const options *o)
 
 int main(int argc, char **argv)
 {
-    options o = { .common = SWIN_COMMON_DEFAULTS, .trt_version = 100900, .weight_granularity = "channel" };
+    options o = { .common = SWIN_COMMON_DEFAULTS,
+                  .trt_version = 100900,
+                  .weight_granularity = "channel",
+                  .ft_layout = "float16" };
     swin_status st = swin_fields_parse(&program, &o, argc, argv, NULL, NULL);
     if (st != SWIN_OK) return swin_report(st);
     swin_common_apply(&o.common);

@@ -31,7 +31,10 @@ void *swin_onnx_alloc(swin_onnx *g, size_t n)
     return b->data;
 }
 
-void swin_onnx_lost(swin_onnx *g) { g->out_of_memory = true; }
+void swin_onnx_lost(swin_onnx *g)
+{
+    g->out_of_memory = true;
+}
 
 const char *swin_onnx_text(swin_onnx *g, const char *fmt, ...)
 {

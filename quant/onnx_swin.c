@@ -40,7 +40,10 @@ static swin_onnx_value reverse(onnx_build *b, const block_view *v, swin_onnx_val
     return v->shift ? onnx_roll(b, NAME("%s/unshift", v->attn), x, size, size - v->shift) : x;
 }
 
-static bool is_v2(const onnx_build *b) { return b->config->family == SWIN_V2; }
+static bool is_v2(const onnx_build *b)
+{
+    return b->config->family == SWIN_V2;
+}
 
 static swin_onnx_value transpose_last(onnx_build *b, const char *out, swin_onnx_value x)
 {
@@ -232,7 +235,8 @@ static swin_onnx_value mlp_half(onnx_build *b, const block_view *v, swin_onnx_va
                               .in = hidden };
     swin_onnx_value y = x;
     if (!is_v2(b))
-        y = onnx_layernorm(b, onnx_site_name(b, SWIN_SITE_FC1_INPUT), y, norm, w->norm2_weight, w->norm2_bias, c);
+        y = onnx_layernorm(b, onnx_site_name(b, SWIN_SITE_FC1_INPUT), y, norm, w->norm2_weight, w->norm2_bias,
+                           c);
     y = onnx_linear_add(b, y, &fc1);
     y = onnx_gelu(b, onnx_site_name(b, SWIN_SITE_FC2_INPUT), NAME("%s.mlp", block), y);
     y = onnx_linear_add(b, y, &fc2);
@@ -246,7 +250,8 @@ static swin_onnx_value neighbours(onnx_build *b, const swin_stage *s, const char
     const char *module = onnx_site_module(b, SWIN_SITE_MERGE_OUT);
     swin_onnx_value parts[4];
     for (int i = 0; i < 4; i++) { /* (row, column): (0,0) (1,0) (0,1) (1,1) */
-        const swin_onnx_value rows = onnx_slice(b, NAME("%s/rows%d", module, i), x, 1, i & 1, s->resolution, 2);
+        const swin_onnx_value rows =
+            onnx_slice(b, NAME("%s/rows%d", module, i), x, 1, i & 1, s->resolution, 2);
         parts[i] = onnx_slice(b, NAME("%s/part%d", module, i), rows, 2, i >> 1, s->resolution, 2);
     }
     swin_onnx_nodes(b->g, "Concat", 1, &out, 4, parts);
@@ -255,7 +260,8 @@ static swin_onnx_value neighbours(onnx_build *b, const swin_stage *s, const char
 }
 
 /* reduction(LN(neighbours)). V2: LN(reduction(neighbours)). */
-static swin_onnx_value merge(onnx_build *b, const swin_stage *s, const swin_stage_weights *w, swin_onnx_value x)
+static swin_onnx_value merge(onnx_build *b, const swin_stage *s, const swin_stage_weights *w,
+                             swin_onnx_value x)
 {
     const int c = s->channels;
     const char *module = onnx_site_module(b, SWIN_SITE_MERGE_OUT), *norm = NAME("%s.norm", module);

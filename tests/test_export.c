@@ -7,9 +7,11 @@
 #include <zip.h>
 
 #include "quant/corrections.h"
+#include "quant/ft_codes.h"
 #include "quant/ft_list.h"
 #include "runtime/base/file.h"
 #include "runtime/base/h5.h"
+#include "runtime/base/half.h"
 #include "runtime/swin/checkpoint.h"
 #include "tests/support/export_model.h"
 
@@ -142,9 +144,6 @@ static void test_missing_inputs(void **state)
     CHECK_FAILS(export_model_run(&m, "onnx-qdq", "t"), SWIN_ERR_USAGE, "--calib");
     CHECK_OK(export_model_run(&m, "onnx-float", "t"));
     m.job.calib = &m.calib;
-    m.config.family = SWIN_V2;
-    CHECK_FAILS(export_model_run(&m, "csv", "t"), SWIN_ERR_UNSUPPORTED, "Swin V1");
-    m.config.family = SWIN_V1;
     CHECK_FAILS(export_model_run(&m, "pytorch", "t.txt"), SWIN_ERR_USAGE, ".safetensors or .npz");
     CHECK_FAILS(export_model_run(&m, "csv", "no/such/folder"), SWIN_ERR_IO, "no/such/folder");
     CHECK_FAILS(export_model_run(&m, "ft-scales", "no/such/folder"), SWIN_ERR_IO, "no/such/folder");
@@ -346,12 +345,120 @@ static void test_ft_scales(void **state)
     export_model_free(&m);
 }
 
+/* The values that V2 has from other sites: its queries and keys are quantized again after they are normalised. */
+static void test_ft_scales_v2(void **state)
+{
+    (void)state;
+    export_model m;
+    export_model_make_v2(&m, SWIN_INT8_MODE_1);
+    CHECK_OK(export_model_run(&m, "ft-scales", "t.npz"));
+    float *v = npz_member(export_model_path(&m, "t.npz"), "layers.0.blocks.1.npy", SWIN_FT_LIST);
+    const double q = (double)export_model_site(&m, "layers.0.blocks.1.attn.mha_q")->amax,
+                 k = (double)export_model_site(&m, "layers.0.blocks.1.attn.mha_k")->amax,
+                 s = (double)export_model_site(&m, "layers.0.blocks.1.attn.softmax_input")->amax;
+    CHECK(v[16] == export_model_site(&m, "layers.0.blocks.1.attn.matmul_q")->amax, "matmul_q: %g",
+          (double)v[16]);
+    CHECK(v[52] == (float)q && v[55] == (float)(127 / q) && v[56] == (float)k && v[57] == (float)(k / 127),
+          "mha_q, mha_k");
+    CHECK(v[81] == (float)(q * k / (127 * s)) && v[85] == (float)(q * k / 127 / 127), "Q K: %g, %g",
+          (double)v[81], (double)v[85]);
+    free(v);
+    export_model_free(&m);
+    /* Its engine rounds every GEMM output to int8, which mode 2 does not. */
+    export_model_make_v2(&m, SWIN_INT8_MODE_2);
+    CHECK_FAILS(export_model_run(&m, "ft-scales", "t"), SWIN_ERR_UNSUPPORTED, "--int8-mode 1");
+    CHECK_FAILS(export_model_run(&m, "ft-weights", "t"), SWIN_ERR_UNSUPPORTED, "--int8-mode 1");
+    CHECK_OK(export_model_run(&m, "tensorrt-cache", "t"));
+    export_model_free(&m);
+}
+
+/* 17 tensors a block; the bias of keys is zero, the scale of queries clamped and exponentiated. */
+static void test_ft_weights_v2(void **state)
+{
+    (void)state;
+    export_model m;
+    export_model_make_v2(&m, SWIN_INT8_MODE_1);
+    m.weights.stages[1].blocks[0].logit_scale[1] = 9; /* over ln 100 */
+    CHECK_OK(export_model_run(&m, "ft-weights", "t.npz"));
+    zip_t *z = zip_open(export_model_path(&m, "t.npz"), ZIP_RDONLY, NULL);
+    CHECK(z && zip_get_num_entries(z, 0) == 3 * 17 + 2 * 5 + 6, "%d tensors",
+          z ? (int)zip_get_num_entries(z, 0) : 0);
+    CHECK(zip_name_locate(z, "layers.1.blocks.0.attn.exp_logit_scale.npy", 0) == 2 * 17 + 5 + 16, "place");
+    zip_discard(z);
+    const char *path = export_model_path(&m, "t.npz");
+    const swin_block_weights *w = &m.weights.stages[1].blocks[0];
+    float *words = npz_member(path, "layers.1.blocks.0.attn.exp_logit_scale.npy", 1); /* two float16 */
+    const uint16_t *scale = (const uint16_t *)words;
+    CHECK(fabsf(swin_f16_to_f32(scale[0]) / expf(fminf(w->logit_scale[0], logf(100))) - 1) < 2e-3f, "scale");
+    CHECK(swin_f16_to_f32(scale[1]) == 100, "clamped: %g", (double)swin_f16_to_f32(scale[1]));
+    free(words);
+    words = npz_member(path, "layers.1.blocks.0.attn.qkv.bias.npy", 96);
+    const uint16_t *bias = (const uint16_t *)words;
+    for (int i = 0; i < 64; i++)
+        CHECK(bias[i] == swin_f32_to_f16(w->q_bias[i]) && bias[64 + i] == 0 &&
+                  bias[128 + i] == swin_f32_to_f16(w->v_bias[i]),
+              "bias %d", i);
+    free(words);
+    export_model_free(&m);
+}
+
+/* Codes in tiles, found again from the tiles' definition walked the other way: which row and column stand at each place. */
+static void check_tiles(const export_model *m, swin_ft_layout layout)
+{
+    const float *w = m->weights.stages[0].blocks[0].fc1_weight; /* [128][32]: one panel of columns */
+    const float amax = m->calib.weights[2].amax;
+    int8_t codes[128 * 32], last = 0;
+    CHECK_OK(swin_ft_codes(codes, w, 128, 32, amax, layout));
+    for (int at = 0; at < 128 * 32; at++) {
+        int row, col;
+        if (layout == SWIN_FT_SM80) {
+            const int line = at / 32 % 32; /* of a tile of 32: 0 1 8 9 16 17 24 25 2 3 10 11 ... */
+            row = at / 1024 * 32 + line / 8 * 2 + line % 8 / 2 * 8 + line % 2;
+            col = at % 32;
+        } else {
+            const int in_tile = at % 256, block = in_tile / 32,
+                      four = in_tile % 32 / 4; /* block: even rows first */
+            row = at / 256 * 8 + four % 4 * 2 + block / 4;
+            col = block % 4 * 8 + four / 4 * 4 + in_tile % 4;
+        }
+        const float v = (float)(swin_f16_to_f32(swin_f32_to_f16(w[row * 32 + col])) * 127.0 / amax);
+        CHECK(codes[at] == (int)rintf(v), "layout %d, place %d: %d for %g", (int)layout, at, codes[at],
+              (double)v);
+        last |= codes[at];
+    }
+    CHECK(last != 0, "only zeros");
+}
+
+static void test_ft_layout(void **state)
+{
+    (void)state;
+    export_model m;
+    export_model_make(&m, SWIN_INT8_MODE_1);
+    check_tiles(&m, SWIN_FT_SM75);
+    check_tiles(&m, SWIN_FT_SM80);
+    int8_t codes[24 * 32];
+    CHECK_FAILS(swin_ft_codes(codes, m.weights.stages[0].blocks[0].fc1_weight, 24, 32, 1, SWIN_FT_SM80),
+                SWIN_ERR_UNSUPPORTED, "24 x 32");
+    CHECK_OK(swin_ft_codes(codes, m.weights.stages[0].blocks[0].fc1_weight, 24, 32, 1, SWIN_FT_SM75));
+    m.job.ft_layout = SWIN_FT_SM80;
+    CHECK_OK(export_model_run(&m, "ft-weights", "t.npz"));
+    /* 128 x 32 codes at the head of as many float16 */
+    float *words =
+        npz_member(export_model_path(&m, "t.npz"), "layers.0.blocks.0.mlp.fc1.weight.npy", 128 * 32 / 2);
+    int8_t want[128 * 32];
+    CHECK_OK(swin_ft_codes(want, m.weights.stages[0].blocks[0].fc1_weight, 128, 32, m.calib.weights[2].amax,
+                           SWIN_FT_SM80));
+    CHECK(memcmp(words, want, sizeof want) == 0, "codes in the file");
+    free(words);
+    export_model_free(&m);
+}
+
 static void test_pytorch_table(void **state)
 {
     (void)state;
     export_model m;
     swin_ckpt *ck = NULL;
-    export_model_make(&m, SWIN_INT8_MODE_1);
+    export_model_make_v2(&m, SWIN_INT8_MODE_1);
     CHECK_OK(export_model_run(&m, "pytorch", "t.safetensors"));
     CHECK_OK(swin_ckpt_open(&ck, export_model_path(&m, "t.safetensors")));
     CHECK(swin_ckpt_count(ck) == (size_t)m.calib.nsites, "%zu keys", swin_ckpt_count(ck));
@@ -362,6 +469,8 @@ static void test_pytorch_table(void **state)
         { "layers.0.blocks.1.layernorm_input2_quantizer._amax", "layers.0.blocks.1.layernorm_input2" },
         { "layers.1.blocks.0.add1_residual_input_quantizer._amax", "layers.1.blocks.0.add1_residual" },
         { "layers.0.downsample.reduction._input_quantizer._amax", "layers.0.downsample.reduction._input" },
+        { "layers.0.blocks.1.attn.mha_q_input_quantizer._amax", "layers.0.blocks.1.attn.mha_q" },
+        { "layers.0.blocks.1.attn.mha_k_input_quantizer._amax", "layers.0.blocks.1.attn.mha_k" },
     };
     for (size_t i = 0; i < SWIN_COUNT(pairs); i++) {
         float v = 0;
@@ -483,6 +592,9 @@ int main(void)
         cmocka_unit_test(test_tensorrt_example),
         cmocka_unit_test(test_onnxruntime_flatbuffers),
         cmocka_unit_test(test_ft_scales),
+        cmocka_unit_test(test_ft_scales_v2),
+        cmocka_unit_test(test_ft_weights_v2),
+        cmocka_unit_test(test_ft_layout),
         cmocka_unit_test(test_pytorch_table),
         cmocka_unit_test(test_name_map),
         cmocka_unit_test(test_corrections),

@@ -69,6 +69,18 @@ static void check_order(const Onnx__ModelProto *model)
     }
 }
 
+/* Every tensor that the tables of other engines name. */
+static void check_sites(const export_model *m, const Onnx__ModelProto *model)
+{
+    for (int i = 0; i < m->calib.nsites; i++) {
+        char name[SWIN_SITE_NAME_MAX];
+        const swin_site_record *r = &m->calib.sites[i];
+        if (!r->enabled || swin_site_role_of(r->site) == SWIN_ROLE_WEIGHT) continue;
+        swin_site_name(r->site, name);
+        CHECK(producer(model, name) != NULL, "no tensor %s", name);
+    }
+}
+
 static void test_float_graph(void **state)
 {
     (void)state;
@@ -82,13 +94,7 @@ static void test_float_graph(void **state)
           "Q/DQ in a float graph");
     CHECK(strcmp(model->graph->input[0]->type->tensor_type->shape->dim[0]->dim_param, "batch") == 0,
           "fixed batch");
-    for (int i = 0; i < m.calib.nsites; i++) { /* tables name these tensors */
-        char name[SWIN_SITE_NAME_MAX];
-        if (!m.calib.sites[i].enabled || swin_site_role_of(m.calib.sites[i].site) == SWIN_ROLE_WEIGHT)
-            continue;
-        swin_site_name(m.calib.sites[i].site, name);
-        CHECK(producer(model, name) != NULL, "no tensor %s", name);
-    }
+    check_sites(&m, model);
     /* Linear weights are transposed, others as they are. */
     const Onnx__TensorProto *w = constant(model, "layers.0.blocks.0.mlp.fc1.weight"),
                             *c = constant(model, "head.weight");
@@ -102,6 +108,31 @@ static void test_float_graph(void **state)
     const Onnx__TensorProto *mask = constant(model, "layers.0.attn_mask");
     CHECK(mask && mask->dims[0] == 4 && mask->dims[2] == 49 && !constant(model, "layers.1.attn_mask"),
           "masks");
+    unload(model);
+    export_model_free(&m);
+}
+
+/* V2's sites have their tensors too; its position bias is a table, the network that made it is gone. */
+static void test_float_graph_v2(void **state)
+{
+    (void)state;
+    export_model m;
+    export_model_make_v2(&m, SWIN_INT8_MODE_1);
+    m.weights.stages[0].blocks[0].logit_scale[0] = 9; /* over ln 100 */
+    CHECK_OK(export_model_run(&m, "onnx-float", "t"));
+    Onnx__ModelProto *model = load(&m, "t");
+    check_order(model);
+    check_sites(&m, model);
+    const Onnx__TensorProto *scale = constant(model, "layers.0.blocks.0.attn.logit_scale"),
+                            *bias = constant(model, "layers.0.blocks.0.attn.relative_position_bias");
+    CHECK(scale && fabsf(*(const float *)scale->raw_data.data - 100) < 1e-3f,
+          "the logit scale is not clamped");
+    CHECK(bias && bias->dims[0] == 1 && bias->dims[1] == 49 && bias->dims[2] == 49, "position bias");
+    for (size_t i = 0; i < 49 * 49; i++) {
+        const float v = ((const float *)bias->raw_data.data)[i];
+        CHECK(v > 0 && v < 16, "position bias %zu: %g", i, (double)v);
+    }
+    CHECK(count_nodes(model, "ReduceL2") == 2 * 3 && count_nodes(model, "Softmax") == 3, "attention");
     unload(model);
     export_model_free(&m);
 }
@@ -158,23 +189,24 @@ static void check_activation(const Onnx__ModelProto *model, const swin_site_reco
 static void test_qdq_graph(void **state)
 {
     (void)state;
-    for (int mode = 1; mode <= 3; mode++) {
+    for (int i = 0; i < 6; i++) {
+        const int mode = i % 3 + 1;
         export_model m;
-        export_model_make(&m, (swin_int8_mode)mode);
+        (i < 3 ? export_model_make : export_model_make_v2)(&m, (swin_int8_mode)mode);
         if (mode == 2)
             export_model_site(&m, "layers.0.blocks.1.attn.matmul_q")->enabled = false; /* a relaxed file */
         CHECK_OK(export_model_run(&m, "onnx-qdq", "t"));
         Onnx__ModelProto *model = load(&m, "t");
         check_order(model);
         int activations = 0, weights = 0;
-        for (int i = 0; i < m.calib.nsites; i++) {
-            const swin_site_record *r = &m.calib.sites[i];
+        for (int s = 0; s < m.calib.nsites; s++) {
+            const swin_site_record *r = &m.calib.sites[s];
             const bool weight = swin_site_role_of(r->site) == SWIN_ROLE_WEIGHT;
             if (!weight) check_activation(model, r);
             activations += r->enabled && !weight;
             weights += r->enabled && weight;
         }
-        for (int i = 0; i < m.calib.nweights; i++) check_weight(&m, model, &m.calib.weights[i]);
+        for (int w = 0; w < m.calib.nweights; w++) check_weight(&m, model, &m.calib.weights[w]);
         CHECK(count_nodes(model, "QuantizeLinear") == activations, "mode %d: %d Q", mode, activations);
         CHECK(count_nodes(model, "DequantizeLinear") == activations + weights, "mode %d: DQ", mode);
         CHECK(count_nodes(model, "Softmax") == (mode == 3 ? 0 : 3) &&
@@ -316,9 +348,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_streaming_memory), /* first: peak memory only grows */
-        cmocka_unit_test(test_float_graph),      cmocka_unit_test(test_qdq_graph),
-        cmocka_unit_test(test_relaxed_weight),   cmocka_unit_test(test_fp16_graph),
-        cmocka_unit_test(test_external_data),
+        cmocka_unit_test(test_float_graph),      cmocka_unit_test(test_float_graph_v2),
+        cmocka_unit_test(test_qdq_graph),        cmocka_unit_test(test_relaxed_weight),
+        cmocka_unit_test(test_fp16_graph),       cmocka_unit_test(test_external_data),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

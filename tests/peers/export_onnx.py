@@ -1,6 +1,8 @@
 """ONNX exports: structure, float and Q/DQ networks in ONNX Runtime (and OpenVINO, when installed), single layers."""
 import numpy as np
 
+import export_tables
+
 
 def relative(x, ref):
     return float(np.linalg.norm(x.astype(np.float64) - ref) / np.linalg.norm(ref.astype(np.float64)))
@@ -83,7 +85,7 @@ def check_float(c, run):
 
 def check_qdq(c, run, float_logits):
     x, ours, sim = (np.load(run.path(n + ".npy")) for n in ("images", "logits", "sim"))
-    path, name = run.export("onnx-qdq", "qdq.onnx"), f"mode {run.mode}"
+    path, name = run.export("onnx-qdq", "qdq.onnx"), run.name
     model = check_structure(c, path)
     check_placement(c, run, model)
     s = session(path)
@@ -114,14 +116,13 @@ def openvino_forward(path, x):
 
 
 def check_placement(c, run, model):
-    import h5py
-
-    with h5py.File(run.calib) as f:
-        enabled = {n for n in f["sites"] if f["sites"][n].attrs["enabled"]}
-        scales = {n: f["sites"][n].attrs["scale"] for n in f["sites"]}
-        points = {n: f["sites"][n].attrs["zero_point"] for n in f["sites"]}
-        channel = {n + "._weight": f["weights"][n]["amax_channel"][:] for n in f["weights"]}
     from onnx import numpy_helper
+
+    f = export_tables.Calib(run)
+    enabled = {n for n, a in f.sites.items() if a["enabled"]}
+    scales = {n: a["scale"] for n, a in f.sites.items()}
+    points = {n: a["zero_point"] for n, a in f.sites.items()}
+    channel = {n + "._weight": v for n, v in f.channel.items()}
 
     const = {i.name: i for i in model.graph.initializer}
 
@@ -132,15 +133,15 @@ def check_placement(c, run, model):
     weights = {n.output[0].replace(".weight", "._weight"): n for n in model.graph.node
                if n.op_type == "DequantizeLinear" and n.input[0] in const}
     have = set(quantized) | set(weights)
-    c.check(have == enabled, f"mode {run.mode}: Q/DQ at {len(have)} sites, {len(enabled)} are enabled")
+    c.check(have == enabled, f"{run.name}: Q/DQ at {len(have)} sites, {len(enabled)} are enabled")
     exact = all(value(n.input[1]) == np.float32(scales[s]) and int(value(n.input[2])) == points[s]
                 for s, n in quantized.items())
-    c.check(exact, f"mode {run.mode}: scales and zero points are the file's")
+    c.check(exact, f"{run.name}: scales and zero points are the file's")
     worst = max(np.abs(value(n.input[1]) - channel[s] / np.float32(127)).max() for s, n in weights.items())
     axes = {a.i for n in weights.values() for a in n.attribute if a.name == "axis"}
-    c.check(worst <= 1e-9 and axes == {1}, f"mode {run.mode}: weight scales per channel, axis {axes}, off by {worst:.1e}")
+    c.check(worst <= 1e-9 and axes == {1}, f"{run.name}: weight scales per channel, axis {axes}, off by {worst:.1e}")
     codes = max(int(np.abs(value(n.input[0]).astype(int)).max()) for n in weights.values())
-    c.check(codes == 127, f"mode {run.mode}: weight codes up to {codes}")
+    c.check(codes == 127, f"{run.name}: weight codes up to {codes}")
 
 
 # ---- single layers ----------------------------------------------------------------------------------------------------
@@ -168,16 +169,15 @@ def run_part(part, feeds, output):
 
 def check_layers(c, run, model):
     """Each Linear and each product of attention, fed what int8-sim fed it, against what int8-sim made of it."""
-    import h5py
-
     sites = np.load(run.path("sites.npz"))
     made = {o for n in model.graph.node for o in n.output}
-    with h5py.File(run.calib) as f:
-        scale = {n: float(f["sites"][n].attrs["amax"]) / 127 for n in f["sites"]}
+    scale = {n: float(a["amax"]) / 127 for n, a in export_tables.Calib(run).sites.items()}
     worst, off, total, layers = 0.0, 0, 0, 0
     for name in sites.files:
         if name.endswith("._aftergemm"):
             got, want = linear_part(model, made, sites, name)
+        elif ".mha_" in name:
+            got, want = normal_part(model, made, sites, name)
         elif name.endswith(".softmax_input"):
             got, want = score_part(model, made, sites, name)
         elif name.endswith(".attn.proj._input"):
@@ -189,7 +189,7 @@ def check_layers(c, run, model):
         step = np.abs(got - want) / scale[name]
         worst, off, total, layers = max(worst, float(step.max())), off + int((step > 0.5).sum()), total + step.size, layers + 1
     c.check(layers > 0 and worst <= 1.001 and off <= 1e-3 * total,
-            f"mode {run.mode}: {layers} layers on equal input: worst {worst:.3f} codes (1), {off} of {total} codes differ")
+            f"{run.name}: {layers} layers on equal input: worst {worst:.3f} codes (1), {off} of {total} codes differ")
 
 
 def linear_part(model, made, sites, name):
@@ -207,15 +207,26 @@ def heads_of(sites, module):
     return windows, n, heads, q.shape[1] // heads
 
 
-def operand(sites, module, part):
+def operand(sites, module, part, kind="matmul"):
     w, n, h, d = heads_of(sites, module)
-    return np.ascontiguousarray(sites[f"{module}.matmul_{part}"].reshape(w, n, h, d).transpose(0, 2, 1, 3))
+    return np.ascontiguousarray(sites[f"{module}.{kind}_{part}"].reshape(w, n, h, d).transpose(0, 2, 1, 3))
+
+
+def normal_part(model, made, sites, name):
+    """V2: queries or keys, normalised; keys come out turned."""
+    module, part = name.rsplit(".mha_", 1)
+    x = operand(sites, module, part)[None]
+    out = f"{name}/dq" if f"{name}/dq" in made else name
+    got = run_part(cut(model, {f"{module}.matmul_{part}": list(x.shape)}, out), {f"{module}.matmul_{part}": x}, out)[0]
+    w, n, h, d = heads_of(sites, module)
+    return (got.transpose(0, 3, 1, 2) if part == "k" else got.transpose(0, 2, 1, 3)).reshape(w * n, h * d), sites[name]
 
 
 def score_part(model, made, sites, name):
     module = name.rsplit(".", 1)[0]
-    q, k = operand(sites, module, "q"), operand(sites, module, "k").transpose(0, 1, 3, 2)
-    feeds = {f"{module}.matmul_q": q, f"{module}.matmul_k": np.ascontiguousarray(k)}
+    kind = "mha" if f"{module}.mha_q" in sites.files else "matmul"
+    q, k = operand(sites, module, "q", kind), operand(sites, module, "k", kind).transpose(0, 1, 3, 2)
+    feeds = {f"{module}.{kind}_q": q, f"{module}.{kind}_k": np.ascontiguousarray(k)}
     out = f"{name}/dq" if f"{name}/dq" in made else name
     got = run_part(cut(model, {n: list(v.shape) for n, v in feeds.items()}, out), feeds, out)
     return got.reshape(-1, got.shape[-1]), sites[name]

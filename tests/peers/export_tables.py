@@ -11,16 +11,17 @@ LINEAR = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 OTHERS = ("attn.matmul_q_input", "attn.matmul_k_input", "attn.matmul_v_input", "attn.matmul_a_input", "attn.softmax_input",
           "layernorm_input1", "layernorm_input2", "add1_local_input", "add1_residual_input", "add2_local_input",
           "add2_residual_input")
+OTHERS_V2 = OTHERS + ("attn.mha_q_input", "attn.mha_k_input")
 
 
-def literal_keys(depths):
+def literal_keys(depths, others):
     """The toolkit's buffer names, written out."""
     for stage, depth in enumerate(depths):
         for block in range(depth):
             for layer in LINEAR:
                 for q in ("_input", "_weight", "_aftergemm"):
                     yield f"layers.{stage}.blocks.{block}.{layer}.{q}_quantizer._amax"
-            for other in OTHERS:
+            for other in others:
                 yield f"layers.{stage}.blocks.{block}.{other}_quantizer._amax"
         if stage + 1 < len(depths):
             for q in ("_input", "_weight", "_aftergemm"):
@@ -29,24 +30,39 @@ def literal_keys(depths):
 
 def key_of(site):
     """A site's name as the toolkit spells its quantizer, by table."""
-    for other in OTHERS:
-        short = other[:-len("_input")] if other.startswith(("attn.matmul", "add")) else other
+    for other in OTHERS_V2:
+        short = other[:-len("_input")] if other.startswith(("attn.matmul", "attn.mha", "add")) else other
         if site.endswith("." + short):
             return site[:-len(short)] + other + "_quantizer._amax"
     return site + "_quantizer._amax"
 
 
 class Calib:
-    def __init__(self, path):
+    """A run's calibration file; where h5py is missing, what the json export says of it."""
+
+    def __init__(self, run):
+        try:
+            self.read(run.calib)
+        except ImportError:
+            self.read_json(run.export("json", "calib.json"))
+        blocks = {tuple(map(int, re.match(r"layers\.(\d+)\.blocks\.(\d+)\.", n).groups()))
+                  for n in self.sites if ".blocks." in n}
+        self.v2 = any(".mha_q" in n for n in self.sites)
+        self.depths = [1 + max(b for s, b in blocks if s == stage) for stage in range(1 + max(s for s, b in blocks))]
+
+    def read(self, path):
         import h5py
 
         with h5py.File(path) as f:
             self.sites = {n: dict(f["sites"][n].attrs) for n in f["sites"]}
             self.weight = {n: float(f["weights"][n].attrs["amax"]) for n in f["weights"]}
             self.channel = {n: f["weights"][n]["amax_channel"][:] for n in f["weights"]}
-        blocks = {tuple(map(int, re.match(r"layers\.(\d+)\.blocks\.(\d+)\.", n).groups()))
-                  for n in self.sites if ".blocks." in n}
-        self.depths = [1 + max(b for s, b in blocks if s == stage) for stage in range(1 + max(s for s, b in blocks))]
+
+    def read_json(self, path):
+        table = json.load(open(path))
+        self.sites = table["sites"]
+        self.weight = {n: w["amax"] for n, w in table["weights"].items()}
+        self.channel = {n: np.float32(w["amax_channel"]) for n, w in table["weights"].items()}
 
     def amax(self, site):
         if site.endswith("._weight"):
@@ -67,7 +83,8 @@ def ft_list(f, stage, block):
 
     order = ("attn.qkv._input", "attn.qkv._aftergemm", "attn.proj._input", "attn.proj._aftergemm", "attn.matmul_q",
              "attn.matmul_k", "attn.matmul_v", "attn.matmul_a", "attn.softmax_input", "mlp.fc1._input",
-             "mlp.fc1._aftergemm", "mlp.fc2._input", "mlp.fc2._aftergemm", "add1_residual", "add2_residual")
+             "mlp.fc1._aftergemm", "mlp.fc2._input", "mlp.fc2._aftergemm") + (
+                 ("attn.mha_q", "attn.mha_k") if f.v2 else ("add1_residual", "add2_residual"))
     for i, site in enumerate(order):
         four(4 * i, b + site)
     for i, layer in enumerate(LINEAR):
@@ -75,6 +92,8 @@ def ft_list(f, stage, block):
         v[72 + i] = w
         v[77 + i] = f.amax(f"{b}{layer}._input") * w / (127 * f.amax(f"{b}{layer}._aftergemm"))
     q, k, val, a = (f.amax(f"{b}attn.matmul_{x}") for x in "qkva")
+    if f.v2:
+        q, k = f.amax(b + "attn.mha_q"), f.amax(b + "attn.mha_k")
     v[81] = q * k / (127 * f.amax(b + "attn.softmax_input"))
     v[82] = v[87] = a * val / (127 * f.amax(b + "attn.proj._input"))
     v[85], v[86] = q * k / 127 ** 2, 127 / a
@@ -88,11 +107,18 @@ def ft_list(f, stage, block):
 
 
 def check(c, run, formats):
-    f = Calib(run.calib)
+    if not c.need(f"{run.name} tables", "h5py"):
+        return None
+    f = Calib(run)
     if run.mode == 3:
         return check_mode3(c, run, f, formats)
-    paths = {name: run.export(name, output) for name, output in formats.items()}
-    check_ft(c, run, f, paths)
+    follows = not (f.v2 and run.mode == 2)  # FasterTransformer's V2 engine has one mode
+    paths = {name: run.export(name, output) for name, output in formats.items() if follows or not name.startswith("ft-")}
+    if follows:
+        check_ft(c, run, f, paths)
+    for name in set(formats) - set(paths):
+        code, words = run.refused(name, formats[name])
+        c.check(code == 1 and "--int8-mode 1" in words, f"{run.name} {name} refused: {words}")
     check_pytorch(c, run, f, paths["pytorch"])
     check_tensorrt(c, f, paths["tensorrt-cache"])
     if c.need("onnxruntime's tables", "onnxruntime", "flatbuffers"):
@@ -106,7 +132,7 @@ def check_mode3(c, run, f, formats):
     people = ("csv", "json")
     for name in sorted(set(formats) - set(people)):
         code, words = run.refused(name, formats[name])
-        c.check(code == 1 and "symmetric" in words and "layers.0.blocks.0" in words, f"mode 3 {name} refused: {words}")
+        c.check(code == 1 and "symmetric" in words and "layers.0.blocks.0" in words, f"{run.name} {name} refused: {words}")
     check_people(c, f, {name: run.export(name, formats[name]) for name in people})
 
 
@@ -120,7 +146,7 @@ def check_ft(c, run, f, paths):
         worst = max(worst, float((np.abs(lists[n] - want) / np.where(want == 0, 1, want)).max()) if ok else np.inf)
     c.check(lists.files == names and worst <= 1e-7, f"FT scale lists of {len(names)} blocks, value by value: {worst:.1e} (1e-7)")
     w = np.load(paths["ft-weights"])
-    want = 16 * sum(f.depths) + 5 * len(f.depths) + 6
+    want = (17 if f.v2 else 16) * sum(f.depths) + 5 * len(f.depths) + 6
     c.check(len(w.files) == want, f"FT weights: {len(w.files)} tensors ({want})")
     same = all((w[f"{n}.amaxList"] == lists[n]).all() and (w[f"{n}.h_amaxList"] == lists[n]).all() for n in names)
     c.check(same, "FT weights: scale lists are those of ft-scales")
@@ -164,7 +190,7 @@ def check_pytorch(c, run, f, path):
     from safetensors.numpy import load_file
 
     table, other = load_file(path), np.load(run.export("pytorch", "amax.npz"))
-    want = set(literal_keys(f.depths))
+    want = set(literal_keys(f.depths, OTHERS_V2 if f.v2 else OTHERS))
     c.check(set(table) == want, f"PyTorch table: {len(table)} literal keys")
     by_key = {key_of(s): f.amax(s) for s in f.sites}
     same = all(table[k].shape == () and table[k] == np.float32(by_key[k]) and other[k] == table[k] for k in want)

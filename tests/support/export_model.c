@@ -34,11 +34,12 @@ static void fill_weights(swin_calib_file *f, const swin_weights *w)
     }
 }
 
-void export_model_make(export_model *m, swin_int8_mode mode)
+static void make(export_model *m, swin_family family, swin_int8_mode mode)
 {
     memset(m, 0, sizeof *m);
     m->config = swin_tiny_config();
-    CHECK_OK(swin_tiny_weights(&m->weights, 11));
+    m->config.family = family;
+    CHECK_OK(swin_tiny_weights_of(&m->weights, &m->config, 11));
     CHECK_OK(swin_calib_file_init(&m->calib, &m->config));
     m->calib.calibrator = strdup("percentile");
     memset(m->calib.checkpoint_sha256, 'a', 64);
@@ -51,6 +52,16 @@ void export_model_make(export_model *m, swin_int8_mode mode)
     m->job = (swin_export_job){
         .calib = &m->calib, .config = &m->config, .weights = &m->weights, .trt_version = 8501
     };
+}
+
+void export_model_make(export_model *m, swin_int8_mode mode)
+{
+    make(m, SWIN_V1, mode);
+}
+
+void export_model_make_v2(export_model *m, swin_int8_mode mode)
+{
+    make(m, SWIN_V2, mode);
 }
 
 void export_model_free(export_model *m)

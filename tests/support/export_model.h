@@ -13,6 +13,7 @@ typedef struct export_model {
 } export_model;
 
 void export_model_make(export_model *m, swin_int8_mode mode);
+void export_model_make_v2(export_model *m, swin_int8_mode mode); /* the same with Swin V2's blocks */
 void export_model_free(export_model *m);
 
 /* Run a format into "<folder>/<name>"; the path is in one of 4 rotating buffers. */

@@ -33,11 +33,16 @@ swin_config swin_tiny_config(void)
 swin_status swin_tiny_weights(swin_weights *w, uint64_t seed)
 {
     const swin_config c = swin_tiny_config();
+    return swin_tiny_weights_of(w, &c, seed);
+}
+
+swin_status swin_tiny_weights_of(swin_weights *w, const swin_config *c, uint64_t seed)
+{
     swin_param *list;
     size_t count;
     swin_rng r = { seed };
-    SWIN_TRY(swin_weights_create(w, &c));
-    SWIN_TRY(swin_weights_list(&c, w, &list, &count));
+    SWIN_TRY(swin_weights_create(w, c));
+    SWIN_TRY(swin_weights_list(c, w, &list, &count));
     for (size_t i = 0; i < count; i++) {
         const bool norm = strstr(list[i].key, "norm") && strstr(list[i].key, "weight");
         const double sd = list[i].ndim > 1 ? 1.5 / sqrt((double)list[i].count / (double)list[i].shape[0])

@@ -8,8 +8,9 @@
 /* 56 x 56 pixels, two stages of depth 2 and 1, 32 channels, window 7, 5 classes. */
 swin_config swin_tiny_config(void);
 
-/* Random weights; activations stay of the order of one. */
+/* Random weights of that network, or of another; activations stay of the order of one. */
 swin_status swin_tiny_weights(swin_weights *w, uint64_t seed);
+swin_status swin_tiny_weights_of(swin_weights *w, const swin_config *c, uint64_t seed);
 
 /* FOLDER/model.yaml and FOLDER/model.safetensors. */
 swin_status swin_tiny_write_model(const char *folder, uint64_t seed);

@@ -1,4 +1,5 @@
-/* quant/onnx_build.h - the pieces that a network's graph is made of. Shared by onnx_swin.c and onnx_layers.c. */
+/* quant/onnx_build.h - the pieces that a network's graph is made of. Shared by onnx_swin.c, onnx_attention.c and
+ * onnx_layers.c. */
 #ifndef SWIN_QUANT_ONNX_BUILD_H
 #define SWIN_QUANT_ONNX_BUILD_H
 
@@ -46,6 +47,24 @@ swin_onnx_value onnx_linear_add(onnx_build *b, swin_onnx_value x, const onnx_lin
 
 /* 0.5 x (1 + erf(x / sqrt 2)), named `out`. */
 swin_onnx_value onnx_gelu(onnx_build *b, const char *out, const char *module, swin_onnx_value x);
+
+/* One block of a stage. */
+typedef struct onnx_block_view {
+    swin_stage s;
+    int shift, windows, n; /* windows of an image, tokens of a window */
+    const swin_block_weights *w;
+    const char *attn;     /* "layers.0.blocks.0.attn" */
+    swin_onnx_value mask; /* of the stage; NULL for an unshifted block */
+} onnx_block_view;
+
+/* x + proj(attention(qkv(LN x))), or V2's x + LN(proj(attention(qkv(x)))), of a map x [batch][H][W][C]. V2's sum has the name
+ * of the site that reads it, fc1's input. */
+swin_onnx_value onnx_attention_half(onnx_build *b, const onnx_block_view *v, swin_onnx_value x);
+
+bool onnx_is_v2(const onnx_build *b);
+
+/* printf into the graph's memory. */
+#define ONNX_NAME(b, fmt, ...) swin_onnx_text((b)->g, fmt, __VA_ARGS__)
 
 /* Shape operators; 0 in a shape keeps the dimension, as the batch is kept everywhere. */
 swin_onnx_value onnx_reshape(onnx_build *b, const char *out, swin_onnx_value x, size_t n,

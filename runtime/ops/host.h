@@ -63,6 +63,15 @@ swin_status swin_check_attention(const char *op, const swin_attention *a, const 
 swin_status swin_check_normalise_heads(const swin_tensor *out, const swin_tensor *x, int heads);
 swin_status swin_check_fake_quant(float scale, int zero_point, int qmin, int qmax);
 
+/* The integer operators (host_int8.c). */
+swin_status swin_check_linear_s8_weight(int out, int in, int x_zero_point);
+swin_status swin_check_linear_s8(const swin_tensor *y, int parts, const swin_tensor *x, const swin_linear *l,
+                                 float after_scale);
+swin_status swin_check_linear_s8_residual(const swin_tensor *residual, const swin_tensor *x,
+                                          const swin_linear *l, float after_scale, const swin_windows *g);
+swin_status swin_check_attention_s8(const swin_tensor *out, const swin_tensor qkv[3], const swin_attention *a,
+                                    float prob_scale, const swin_windows *g);
+
 /* Tokens of one window; matrices of scores. */
 static inline int swin_window_tokens(const swin_windows *g)
 {

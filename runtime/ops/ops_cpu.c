@@ -18,9 +18,10 @@ static bool offered(const char *isa)
     const bool f16c = __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C) != 0;
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && f16c;
     if (strcmp(isa, "avx2") == 0) return avx2;
-    if (strcmp(isa, "avx512") == 0)
-        return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    if (strcmp(isa, "avx512") == 0) return avx512;
+    if (strcmp(isa, "vnni") == 0) return avx512 && __builtin_cpu_supports("avx512vnni");
 #endif
     return strcmp(isa, "generic") == 0;
 }
@@ -33,6 +34,7 @@ static swin_status choose_kernels(const swin_cpu_kernels **chosen)
 #if defined(__x86_64__)
         &swin_cpu_avx2,
         &swin_cpu_avx512,
+        &swin_cpu_vnni,
 #endif
     };
     const char *cap = getenv("SWIN_CPU_ISA");
@@ -46,7 +48,7 @@ static swin_status choose_kernels(const swin_cpu_kernels **chosen)
         }
     }
     if (known) return SWIN_OK;
-    return swin_fail(SWIN_ERR_USAGE, "SWIN_CPU_ISA=%s: not one of generic, avx2, avx512", cap);
+    return swin_fail(SWIN_ERR_USAGE, "SWIN_CPU_ISA=%s: not one of generic, avx2, avx512, vnni", cap);
 }
 
 static void cpu_close(swin_dev *dev)
@@ -109,6 +111,7 @@ float *swin_cpu_room(swin_dev *dev, int worker, size_t floats)
 
 /* ---- operators that go row by row ----------------------------------------------------------------------------------- */
 typedef struct row_job {
+    swin_dev *dev;
     const swin_cpu_kernels *k;
     swin_tensor *y;
     const swin_tensor *x;
@@ -122,16 +125,37 @@ typedef struct row_job {
     swin_dtype dtype;
 } row_job;
 
+/* Where a row of y is computed: in place, or in scratch memory that finish_row makes into codes. NULL: no memory. */
+static float *row_room(const row_job *j, int worker)
+{
+    float *room = swin_cpu_room(j->dev, worker, (size_t)j->y->cols);
+    if (!room) swin_fail(SWIN_ERR_MEM, "no memory for a row of %lld", (long long)j->y->cols);
+    return room;
+}
+
+static float *row_of(const row_job *j, int64_t r, float *room)
+{
+    return j->y->dtype == SWIN_S8 ? room : swin_row(j->y, r);
+}
+
+static void finish_row(const row_job *j, int64_t r, const float *row)
+{
+    if (j->y->dtype == SWIN_S8) j->k->quantize(swin_codes(j->y, r), row, j->y->cols, j->y);
+}
+
 static swin_status norm_rows(void *user, int64_t from, int64_t to, int worker)
 {
     const row_job *j = user;
-    (void)worker;
+    float *room = row_room(j, worker);
+    if (!room) return SWIN_ERR_MEM;
     for (int64_t r = from; r < to; r++) {
         const float *x = swin_row(j->x, j->g ? swin_windows_source(j->g, r) : r);
+        float *y = row_of(j, r, room);
         if (j->n)
-            j->k->norm(swin_row(j->y, r), x, j->x->cols, j->n);
-        else
-            memcpy(swin_row(j->y, r), x, (size_t)j->x->cols * sizeof *x);
+            j->k->norm(y, x, j->x->cols, j->n);
+        else if (j->y->dtype != SWIN_S8)
+            memcpy(y, x, (size_t)j->x->cols * sizeof *x);
+        finish_row(j, r, j->n ? y : x);
     }
     return SWIN_OK;
 }
@@ -139,8 +163,8 @@ static swin_status norm_rows(void *user, int64_t from, int64_t to, int worker)
 static swin_status layernorm(swin_dev *dev, swin_tensor *out, const swin_tensor *x, const swin_norm *n)
 {
     SWIN_TRY(swin_check_matrix("layernorm", x, x->rows, x->cols));
-    SWIN_TRY(swin_check_matrix("layernorm", out, x->rows, x->cols));
-    row_job j = { .k = swin_cpu_kernels_of(dev), .y = out, .x = x, .n = n };
+    SWIN_TRY(swin_check_output("layernorm", out, x->rows, x->cols));
+    row_job j = { .dev = dev, .k = swin_cpu_kernels_of(dev), .y = out, .x = x, .n = n };
     return swin_host_each(dev, x->rows, ROWS, norm_rows, &j);
 }
 
@@ -149,8 +173,8 @@ static swin_status layernorm_windows(swin_dev *dev, swin_tensor *out, const swin
 {
     SWIN_TRY(swin_check_windows("layernorm_windows", g));
     SWIN_TRY(swin_check_matrix("layernorm_windows", x, swin_windows_tokens(g), x->cols));
-    SWIN_TRY(swin_check_matrix("layernorm_windows", out, x->rows, x->cols));
-    row_job j = { .k = swin_cpu_kernels_of(dev), .y = out, .x = x, .n = n, .g = g };
+    SWIN_TRY(swin_check_output("layernorm_windows", out, x->rows, x->cols));
+    row_job j = { .dev = dev, .k = swin_cpu_kernels_of(dev), .y = out, .x = x, .n = n, .g = g };
     return swin_host_each(dev, x->rows, ROWS, norm_rows, &j);
 }
 
@@ -158,17 +182,19 @@ static swin_status layernorm_windows(swin_dev *dev, swin_tensor *out, const swin
 static swin_status merge_rows(void *user, int64_t from, int64_t to, int worker)
 {
     const row_job *j = user;
-    (void)worker;
+    float *room = row_room(j, worker);
+    if (!room) return SWIN_ERR_MEM;
     const int across = j->g->width / 2, down = j->g->height / 2;
     const int64_t cols = j->x->cols;
     for (int64_t r = from; r < to; r++) {
         const int64_t image = r / ((int64_t)across * down), at = r % ((int64_t)across * down);
         const int64_t corner = (image * j->g->height + at / across * 2) * j->g->width + at % across * 2;
         const int64_t sources[4] = { corner, corner + j->g->width, corner + 1, corner + j->g->width + 1 };
-        float *y = swin_row(j->y, r);
+        float *y = row_of(j, r, room);
         for (int i = 0; i < 4; i++)
             memcpy(y + i * cols, swin_row(j->x, sources[i]), (size_t)cols * sizeof *y);
         if (j->n) j->k->norm(y, y, 4 * cols, j->n);
+        finish_row(j, r, y);
     }
     return SWIN_OK;
 }
@@ -178,8 +204,8 @@ static swin_status layernorm_merge(swin_dev *dev, swin_tensor *out, const swin_t
 {
     SWIN_TRY(swin_check_merge("layernorm_merge", g));
     SWIN_TRY(swin_check_matrix("layernorm_merge", x, swin_windows_tokens(g), x->cols));
-    SWIN_TRY(swin_check_matrix("layernorm_merge", out, x->rows / 4, 4 * x->cols));
-    row_job j = { .k = swin_cpu_kernels_of(dev), .y = out, .x = x, .n = n, .g = g };
+    SWIN_TRY(swin_check_output("layernorm_merge", out, x->rows / 4, 4 * x->cols));
+    row_job j = { .dev = dev, .k = swin_cpu_kernels_of(dev), .y = out, .x = x, .n = n, .g = g };
     return swin_host_each(dev, out->rows, ROWS, merge_rows, &j);
 }
 
@@ -194,7 +220,7 @@ static swin_status bias_act_rows(void *user, int64_t from, int64_t to, int worke
 static swin_status bias_act(swin_dev *dev, swin_tensor *y, const float *bias, swin_act act)
 {
     SWIN_TRY(swin_check_matrix("bias_act", y, y->rows, y->cols));
-    row_job j = { .k = swin_cpu_kernels_of(dev), .y = y, .bias = bias, .act = act };
+    row_job j = { .dev = dev, .k = swin_cpu_kernels_of(dev), .y = y, .bias = bias, .act = act };
     return swin_host_each(dev, y->rows, ROWS, bias_act_rows, &j);
 }
 
@@ -213,7 +239,7 @@ static swin_status residual_add(swin_dev *dev, swin_tensor *residual, const swin
     if (g) SWIN_TRY(swin_check_windows("residual_add", g));
     SWIN_TRY(swin_check_matrix("residual_add", residual, g ? swin_windows_tokens(g) : y->rows, y->cols));
     SWIN_TRY(swin_check_matrix("residual_add", y, residual->rows, residual->cols));
-    row_job j = { .k = swin_cpu_kernels_of(dev), .y = residual, .x = y, .g = g };
+    row_job j = { .dev = dev, .k = swin_cpu_kernels_of(dev), .y = residual, .x = y, .g = g };
     return swin_host_each(dev, y->rows, ROWS, residual_rows, &j);
 }
 
@@ -231,7 +257,7 @@ static swin_status mean_tokens(swin_dev *dev, swin_tensor *out, const swin_tenso
     if (tokens <= 0) return swin_fail(SWIN_ERR_VALUE, "mean_tokens: %d tokens", tokens);
     SWIN_TRY(swin_check_matrix("mean_tokens", out, out->rows, x->cols));
     SWIN_TRY(swin_check_matrix("mean_tokens", x, out->rows * tokens, x->cols));
-    row_job j = { .k = swin_cpu_kernels_of(dev), .y = out, .x = x, .tokens = tokens };
+    row_job j = { .dev = dev, .k = swin_cpu_kernels_of(dev), .y = out, .x = x, .tokens = tokens };
     return swin_host_each(dev, out->rows, 1, mean_rows, &j);
 }
 
@@ -239,11 +265,19 @@ static swin_status normalise_rows(void *user, int64_t from, int64_t to, int work
 {
     const row_job *j = user;
     const int64_t size = j->x->cols / j->heads;
-    (void)worker;
-    for (int64_t r = from; r < to; r++)
+    float *room = row_room(j, worker);
+    if (!room) return SWIN_ERR_MEM;
+    for (int64_t r = from; r < to; r++) {
+        float *y = row_of(j, r, room);
+        const float *x = y;
+        if (j->x->dtype == SWIN_S8)
+            j->k->dequantize(y, swin_codes(j->x, r), j->x->cols, j->x->scale);
+        else
+            x = swin_row(j->x, r);
         for (int h = 0; h < j->heads; h++)
-            j->k->normalise(swin_row(j->y, r) + h * size, swin_row(j->x, r) + h * size, size,
-                            j->head_scale ? j->head_scale[h] : 1.0f);
+            j->k->normalise(y + h * size, x + h * size, size, j->head_scale ? j->head_scale[h] : 1.0f);
+        finish_row(j, r, y);
+    }
     return SWIN_OK;
 }
 
@@ -251,10 +285,26 @@ static swin_status normalise_heads(swin_dev *dev, swin_tensor *out, const swin_t
                                    const float *head_scale)
 {
     SWIN_TRY(swin_check_normalise_heads(out, x, heads));
-    SWIN_TRY(swin_check_matrix("normalise_heads", x, x->rows, x->cols));
-    SWIN_TRY(swin_check_matrix("normalise_heads", out, x->rows, x->cols));
-    row_job j = { .k = swin_cpu_kernels_of(dev), .y = out, .x = x, .heads = heads, .head_scale = head_scale };
+    row_job j = {
+        .dev = dev, .k = swin_cpu_kernels_of(dev), .y = out, .x = x, .heads = heads, .head_scale = head_scale
+    };
     return swin_host_each(dev, x->rows, ROWS, normalise_rows, &j);
+}
+
+static swin_status quantize_rows(void *user, int64_t from, int64_t to, int worker)
+{
+    const row_job *j = user;
+    (void)worker;
+    for (int64_t r = from; r < to; r++) finish_row(j, r, swin_row(j->x, r));
+    return SWIN_OK;
+}
+
+static swin_status quantize(swin_dev *dev, swin_tensor *out, const swin_tensor *x)
+{
+    SWIN_TRY(swin_check_matrix("quantize", x, x->rows, x->cols));
+    SWIN_TRY(swin_check_codes("quantize", out, x->rows, x->cols));
+    row_job j = { .dev = dev, .k = swin_cpu_kernels_of(dev), .y = out, .x = x };
+    return swin_host_each(dev, x->rows, ROWS, quantize_rows, &j);
 }
 
 static swin_status fake_quant_rows(void *user, int64_t from, int64_t to, int worker)
@@ -270,7 +320,8 @@ static swin_status fake_quant(swin_dev *dev, swin_tensor *x, float scale, int ze
 {
     SWIN_TRY(swin_check_matrix("fake_quant", x, x->rows, x->cols));
     SWIN_TRY(swin_check_fake_quant(scale, zero_point, qmin, qmax));
-    row_job j = { .k = swin_cpu_kernels_of(dev),
+    row_job j = { .dev = dev,
+                  .k = swin_cpu_kernels_of(dev),
                   .y = x,
                   .scale = scale,
                   .zero = (float)zero_point,
@@ -290,13 +341,13 @@ static swin_status round_rows(void *user, int64_t from, int64_t to, int worker)
 static swin_status round_to(swin_dev *dev, swin_tensor *x, swin_dtype dtype)
 {
     SWIN_TRY(swin_check_matrix("round_to", x, x->rows, x->cols));
-    row_job j = { .k = swin_cpu_kernels_of(dev), .y = x, .dtype = dtype };
+    row_job j = { .dev = dev, .k = swin_cpu_kernels_of(dev), .y = x, .dtype = dtype };
     return swin_host_each(dev, x->rows, ROWS, round_rows, &j);
 }
 
 const swin_ops swin_ops_cpu = {
     .name = "cpu",
-    .help = "float32 with packed kernels for AVX-512, AVX2 or any processor, on all threads",
+    .help = "float32 and int8 with packed kernels for AVX-512, AVX2 or any processor, on all threads",
     .open = cpu_open,
     .close = cpu_close,
     .engine = cpu_engine,
@@ -329,5 +380,10 @@ const swin_ops swin_ops_cpu = {
     .observer_free = swin_observer_free_cpu,
     .observe = swin_observe_cpu,
     .observer_read = swin_observer_read_cpu,
+    .quantize = quantize,
+    .linear_s8_prepare = swin_linear_s8_prepare_cpu,
+    .linear_s8 = swin_linear_s8_cpu,
+    .linear_s8_residual = swin_linear_s8_residual_cpu,
+    .attention_s8 = swin_attention_s8_cpu,
     .normalise_heads = normalise_heads,
 };

@@ -43,6 +43,15 @@ swin_status swin_softmax_cpu(swin_dev *dev, swin_tensor *s, const swin_attention
 swin_status swin_weighted_sum_cpu(swin_dev *dev, swin_tensor *out, const swin_tensor *s,
                                   const swin_tensor *qkv, const swin_attention *a, const swin_windows *g);
 
+swin_status swin_linear_s8_prepare_cpu(swin_dev *dev, swin_linear *l, const int8_t *codes, const float *scale,
+                                       const float *bias, int out, int in, int x_zero_point);
+swin_status swin_linear_s8_cpu(swin_dev *dev, swin_tensor *y, int parts, const swin_tensor *x,
+                               const swin_linear *l, float after_scale, swin_act act);
+swin_status swin_linear_s8_residual_cpu(swin_dev *dev, swin_tensor *residual, const swin_tensor *x,
+                                        const swin_linear *l, float after_scale, const swin_windows *g);
+swin_status swin_attention_s8_cpu(swin_dev *dev, swin_tensor *out, const swin_tensor qkv[3],
+                                  const swin_attention *a, float prob_scale, const swin_windows *g);
+
 swin_status swin_observer_create_cpu(swin_dev *dev, swin_observer **o);
 void swin_observer_free_cpu(swin_dev *dev, swin_observer *o);
 swin_status swin_observe_cpu(swin_dev *dev, swin_observer *o, const swin_tensor *x);

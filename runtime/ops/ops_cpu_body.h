@@ -1,9 +1,12 @@
-/* runtime/ops/ops_cpu_body.h - rows and spans for one instruction set, and its table. Compiled three times; the including
+/* runtime/ops/ops_cpu_body.h - rows and spans for one instruction set, and its table. Compiled four times; the including
  * file defines SWIN_CPU_TABLE and SWIN_CPU_ISA (ops_cpu_kernels.h). */
 #include <math.h>
 
 #include "runtime/base/half.h"
 #include "runtime/ops/ops_cpu_body_gemm.h"
+#include "runtime/ops/ops_cpu_body_int8.h"
+
+#include "runtime/ops/ops_cpu_body_attention_int8.h"
 
 /* The row is worked on in `e`, [n rounded up to VL]: a masked store into s would hold up the next row's loads, which lie
  * beside it. */
@@ -291,6 +294,12 @@ const swin_cpu_kernels SWIN_CPU_TABLE = {
     .mean = mean,
     .fake_quant = fake_quant,
     .round_to = round_to,
+    .group = GROUP,
+    .pack_weights = pack_weights,
+    .linear_s8 = linear_s8,
+    .attention_s8 = attention_s8,
+    .quantize = quantize,
+    .dequantize = dequantize,
     .count = count,
     .collect = collect,
 };

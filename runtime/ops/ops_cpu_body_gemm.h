@@ -1,5 +1,5 @@
 /* runtime/ops/ops_cpu_body_gemm.h - matrix products for one instruction set: Linear layers and window attention.
- * Compiled three times (ops_cpu_kernels.h).
+ * Compiled once for each table (ops_cpu_kernels.h).
  *
  * Every product is made of tiles of ROWS x COLS sums that stay in registers while k ascends. A sum therefore depends on its
  * own row and column only, and a tile cut off at the matrix's edge gives the bits of a full one.

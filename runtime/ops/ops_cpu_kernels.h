@@ -1,7 +1,7 @@
 /* runtime/ops/ops_cpu_kernels.h - the cpu backend's inner loops, one table for each instruction set. Internal.
  *
- * The same source (ops_cpu_body*.h) is compiled three times: generic (128-bit vectors, any processor), AVX2 with FMA, and
- * AVX-512. Results may differ between tables in the last bits, never with the number of rows, the tile or the thread.
+ * The same source (ops_cpu_body*.h) is compiled four times: generic (128-bit vectors, any processor), AVX2 with FMA,
+ * AVX-512, and AVX-512 with VNNI. Integer sums are the same in all of them; floating-point results may differ between tables in the last bits, never with the number of rows, the tile or the thread.
  * Everything here works on one thread.
  */
 #ifndef SWIN_OPS_CPU_KERNELS_H
@@ -32,6 +32,33 @@ typedef struct swin_cpu_head {
     int tokens, size; /* N, D */
 } swin_cpu_head;
 
+/* As ops.h's linear_s8 and linear_s8_residual. Everything [out] is padded to whole panels and a vector more. */
+typedef struct swin_cpu_linear_s8 {
+    const int8_t *x;
+    int64_t ldx;
+    const int32_t *panels, *start; /* pack_weights made them */
+    const float *scale, *bias;     /* [out]; of the weights */
+    int in, out;
+    float x_scale, after_scale, after_inverse; /* after_scale 0: no rounding before the bias */
+    swin_act act;
+    swin_tensor *y; /* [parts]; the residual stream when `residual` */
+    int parts;
+    bool residual;
+    const swin_windows *windows;
+} swin_cpu_linear_s8;
+
+/* One (window, head) of attention on codes: q, k and v point at its first token's first channel. */
+typedef struct swin_cpu_head_s8 {
+    const int8_t *q, *k, *v;
+    int64_t ldq, ldk, ldv;
+    int tokens, size;                       /* N, D */
+    float score_scale, prob_scale, v_scale; /* of q.k; of probabilities (EXACT); of v */
+    const float *bias, *mask;               /* [N][N] or NULL */
+    swin_softmax softmax;
+    const swin_tensor *out; /* F32 or S8; this head's rows begin at `row`, its columns at `col` */
+    int64_t row, col;
+} swin_cpu_head_s8;
+
 typedef struct swin_cpu_kernels {
     const char *isa;
     int tile_rows, tile_cols;
@@ -55,6 +82,19 @@ typedef struct swin_cpu_kernels {
     void (*fake_quant)(float *x, int64_t n, float scale, float zero, float lo, float hi);
     void (*round_to)(float *x, int64_t n, swin_dtype dtype);
 
+    /* ---- integers (ops_cpu_body_int8.h) ---- */
+    int group; /* codes in a 32-bit word of packed weights */
+    /* panels [ceil(out / tile_cols)][ceil(in / group)][tile_cols], start [out padded to panels]: what sums begin with, so
+     * that the input's zero point (and the kernel's own offset) is taken off. */
+    void (*pack_weights)(int32_t *panels, int32_t *start, const int8_t *codes, int out, int in,
+                         int x_zero_point);
+    /* room: task_rows * swin_cpu_s8_pitch(ceil(in / group)) words. */
+    void (*linear_s8)(const swin_cpu_linear_s8 *j, int64_t from, int64_t to, int panel, int panel_end,
+                      int32_t *room);
+    void (*attention_s8)(const swin_cpu_head_s8 *h, int32_t *room); /* room: swin_cpu_head_s8_room words */
+    void (*quantize)(int8_t *codes, const float *x, int64_t n, const swin_tensor *t);
+    void (*dequantize)(float *x, const int8_t *codes, int64_t n, float scale); /* of zero point 0 */
+
     /* Count the bins of x's groups into counts [SWIN_HIST_BINS][SWIN_CPU_TABLES] and stretch *min, *max. Group g is the
      * g % across'th SWIN_CPU_GROUP values of row g / across, rows ld apart; groups [from, to) are counted up to the first
      * that holds one with |x| >= width * SWIN_HIST_HALF, NaN and infinities included. Returns that group, or `to`. A group
@@ -65,7 +105,7 @@ typedef struct swin_cpu_kernels {
     void (*collect)(uint64_t *hist, uint16_t *counts);
 } swin_cpu_kernels;
 
-extern const swin_cpu_kernels swin_cpu_generic, swin_cpu_avx2, swin_cpu_avx512;
+extern const swin_cpu_kernels swin_cpu_generic, swin_cpu_avx2, swin_cpu_avx512, swin_cpu_vnni;
 
 /* Floats of scratch memory that scores, softmax and weighted_sum may use. */
 static inline size_t swin_cpu_head_room(const swin_cpu_kernels *k, int tokens, int size)
@@ -74,6 +114,23 @@ static inline size_t swin_cpu_head_room(const swin_cpu_kernels *k, int tokens, i
     const size_t keys = (n + wide - 1) / wide * wide * d, values = (d + wide - 1) / wide * wide * n;
     const size_t most = keys > values ? keys : values;
     return most > n + 16 ? most : n + 16;
+}
+
+/* Words from one row of packed inputs to the next: whole cache lines, not all in the same ones. */
+static inline int64_t swin_cpu_s8_pitch(int64_t words)
+{
+    return (words + 15) / 16 * 16 + 16;
+}
+
+/* Words of scratch memory that attention_s8 may use. */
+static inline size_t swin_cpu_head_s8_room(const swin_cpu_kernels *k, int tokens, int size)
+{
+    const size_t wide = (size_t)k->tile_cols, rows = (size_t)k->tile_rows, group = (size_t)k->group;
+    const size_t keys = ((size_t)tokens + wide - 1) / wide * wide,
+                 values = ((size_t)size + wide - 1) / wide * wide;
+    const size_t key_words = ((size_t)size + group - 1) / group,
+                 value_words = ((size_t)tokens + group - 1) / group;
+    return keys * (key_words + 1) + values * value_words + rows * (key_words + keys + keys / group);
 }
 
 #endif

@@ -90,6 +90,10 @@ ALWAYS_INLINE vi vf_to_int(vf a)
 {
     return (vi)_mm512_cvttps_epi32((__m512)a);
 }
+ALWAYS_INLINE vi vf_round_int(vf a) /* half to even */
+{
+    return (vi)_mm512_cvtps_epi32((__m512)a);
+}
 ALWAYS_INLINE vf vf_reciprocal(vf a) /* under 1 ulp for normal results */
 {
     const vf r = (vf)_mm512_rcp14_ps((__m512)a);
@@ -128,6 +132,10 @@ ALWAYS_INLINE vf vf_rint(vf a)
 ALWAYS_INLINE vi vf_to_int(vf a)
 {
     return (vi)_mm256_cvttps_epi32((__m256)a);
+}
+ALWAYS_INLINE vi vf_round_int(vf a)
+{
+    return (vi)_mm256_cvtps_epi32((__m256)a);
 }
 ALWAYS_INLINE vf vf_reciprocal(vf a)
 {
@@ -168,6 +176,10 @@ ALWAYS_INLINE vf vf_rint(vf a) /* half to even, by the adder, where there are bi
 ALWAYS_INLINE vi vf_to_int(vf a)
 {
     return __builtin_convertvector(a, vi);
+}
+ALWAYS_INLINE vi vf_round_int(vf a)
+{
+    return vf_to_int(vf_rint(a));
 }
 ALWAYS_INLINE vf vf_reciprocal(vf a)
 {

@@ -43,8 +43,8 @@ swin_status swin_quantize_ref(swin_dev *dev, swin_tensor *out, const swin_tensor
 /* Layout of `packed`. */
 typedef struct weight_s8 {
     float *scale, *bias; /* [out]; bias NULL: none */
-    int32_t *zero_share; /* [out] zero point times the row's sum: taken off every accumulator */
     int8_t *codes;       /* [out][in] */
+    int x_zero_point;
 } weight_s8;
 
 void swin_linear_release_s8_ref(swin_linear *l)
@@ -52,7 +52,6 @@ void swin_linear_release_s8_ref(swin_linear *l)
     weight_s8 *w = l->packed;
     free(w->scale);
     free(w->bias);
-    free(w->zero_share);
     free(w->codes);
     free(w);
 }
@@ -62,26 +61,21 @@ swin_status swin_linear_s8_prepare_ref(swin_dev *dev, swin_linear *l, const int8
 {
     (void)dev;
     *l = (swin_linear){ .in = in, .out = out, .dtype = SWIN_S8 };
-    if (in <= 0 || out <= 0) return swin_fail(SWIN_ERR_VALUE, "linear_s8: %d x %d weight", out, in);
+    SWIN_TRY(swin_check_linear_s8_weight(out, in, x_zero_point));
     weight_s8 *w = calloc(1, sizeof *w);
     if (!w) return swin_fail(SWIN_ERR_MEM, "no memory for a %d x %d weight", out, in);
     l->packed = w;
     w->scale = swin_host_memory((size_t)out, sizeof *w->scale);
     w->bias = bias ? swin_host_memory((size_t)out, sizeof *w->bias) : NULL;
-    w->zero_share = swin_host_memory((size_t)out, sizeof *w->zero_share);
+    w->x_zero_point = x_zero_point;
     w->codes = swin_host_memory((size_t)out * (size_t)in, 1);
-    if (!w->scale || !w->zero_share || !w->codes || (bias && !w->bias)) {
+    if (!w->scale || !w->codes || (bias && !w->bias)) {
         swin_linear_release_ref(dev, l);
         return swin_fail(SWIN_ERR_MEM, "no memory for a %d x %d weight", out, in);
     }
     memcpy(w->scale, scale, (size_t)out * sizeof *scale);
     memcpy(w->codes, codes, (size_t)out * (size_t)in);
     if (bias) l->bias = memcpy(w->bias, bias, (size_t)out * sizeof *bias);
-    for (int n = 0; n < out; n++) {
-        int32_t sum = 0;
-        for (int k = 0; k < in; k++) sum += codes[(size_t)n * (size_t)in + (size_t)k];
-        w->zero_share[n] = x_zero_point * sum;
-    }
     return SWIN_OK;
 }
 
@@ -137,32 +131,17 @@ static swin_status linear_rows(void *user, int64_t from, int64_t to, int worker)
         const int8_t *x = swin_codes(j->x, r), *row = w->codes;
         for (int n = 0; n < j->l->out; n++, row += j->l->in) {
             int32_t acc = 0;
-            for (int k = 0; k < j->l->in; k++) acc += (int32_t)x[k] * row[k];
-            store(j, r, n, acc - w->zero_share[n]);
+            for (int k = 0; k < j->l->in; k++) acc += (x[k] - w->x_zero_point) * row[k];
+            store(j, r, n, acc);
         }
     }
     return SWIN_OK;
 }
 
-/* |x| <= 128, |w| <= 127: sums of 132,104 products fit INT32. */
-static swin_status check_linear(const swin_linear *l, const swin_tensor *x, float after_scale)
-{
-    if (l->dtype != SWIN_S8 || l->in > 132104)
-        return swin_fail(SWIN_ERR_VALUE, "linear_s8: a %s weight of %d inputs", swin_dtype_name(l->dtype),
-                         l->in);
-    if (!(after_scale >= 0) || isinf(after_scale))
-        return swin_fail(SWIN_ERR_VALUE, "linear_s8: scale %g", after_scale);
-    return swin_check_codes("linear_s8", x, x->rows, l->in);
-}
-
 swin_status swin_linear_s8_ref(swin_dev *dev, swin_tensor *y, int parts, const swin_tensor *x,
                                const swin_linear *l, float after_scale, swin_act act)
 {
-    SWIN_TRY(check_linear(l, x, after_scale));
-    if (parts < 1 || l->out % parts)
-        return swin_fail(SWIN_ERR_VALUE, "linear_s8: %d outputs in %d parts", l->out, parts);
-    for (int i = 0; i < parts; i++)
-        if (y[i].dtype != SWIN_S32) SWIN_TRY(swin_check_output("linear_s8", &y[i], x->rows, l->out / parts));
+    SWIN_TRY(swin_check_linear_s8(y, parts, x, l, after_scale));
     linear_job j = { .y = y, .parts = parts, .x = x, .l = l, .after_scale = after_scale, .act = act };
     return swin_host_each(dev, x->rows, ROWS, linear_rows, &j);
 }
@@ -170,9 +149,7 @@ swin_status swin_linear_s8_ref(swin_dev *dev, swin_tensor *y, int parts, const s
 swin_status swin_linear_s8_residual_ref(swin_dev *dev, swin_tensor *residual, const swin_tensor *x,
                                         const swin_linear *l, float after_scale, const swin_windows *g)
 {
-    SWIN_TRY(check_linear(l, x, after_scale));
-    if (g) SWIN_TRY(swin_check_windows("linear_s8_residual", g));
-    SWIN_TRY(swin_check_matrix("linear_s8_residual", residual, g ? swin_windows_tokens(g) : x->rows, l->out));
+    SWIN_TRY(swin_check_linear_s8_residual(residual, x, l, after_scale, g));
     linear_job j = {
         .y = residual, .parts = 1, .residual = true, .x = x, .l = l, .after_scale = after_scale, .g = g
     };
@@ -258,16 +235,7 @@ static swin_status attention_matrices(void *user, int64_t from, int64_t to, int 
 swin_status swin_attention_s8_ref(swin_dev *dev, swin_tensor *out, const swin_tensor qkv[3],
                                   const swin_attention *a, float prob_scale, const swin_windows *g)
 {
-    SWIN_TRY(swin_check_attention("attention_s8", a, g, NULL, NULL, NULL));
-    const int64_t rows = swin_windows_tokens(g), channels = (int64_t)a->heads * a->head_size;
-    for (int i = 0; i < 3; i++) {
-        SWIN_TRY(swin_check_codes("attention_s8", &qkv[i], rows, channels));
-        if (qkv[i].zero_point != 0)
-            return swin_fail(SWIN_ERR_VALUE, "attention_s8: a zero point of %d", qkv[i].zero_point);
-    }
-    SWIN_TRY(swin_check_output("attention_s8", out, rows, channels));
-    if (a->softmax == SWIN_SOFTMAX_EXACT && !(prob_scale > 0))
-        return swin_fail(SWIN_ERR_VALUE, "attention_s8: probabilities of scale %g", prob_scale);
+    SWIN_TRY(swin_check_attention_s8(out, qkv, a, prob_scale, g));
     attention_job j = {
         .out = out, .qkv = qkv, .a = a, .prob_scale = prob_scale, .g = g, .tokens = swin_window_tokens(g)
     };

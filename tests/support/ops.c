@@ -35,6 +35,7 @@ int open_backends_under_test(void **state)
     open_one("cpu", "generic");
     open_one("cpu", "avx2");
     open_one("cpu", "avx512");
+    open_one("cpu", "vnni");
     return 0;
 }
 

@@ -1,8 +1,10 @@
-/* Time of the float32 forward on the cpu backend, with and without observers at every site, and where it goes.
+/* Time of the forward on the cpu backend, and where it goes: float32, with and without observers at every site, or int8=MODE
+ * beside it.
  *
- *     bench_forward [model=tiny|small|base] [batch=8] [threads=2] [repeats=7] [profile=1] [clock=cpu]
+ *     bench_forward [model=tiny|small|base] [batch=8] [threads=2] [repeats=7] [int8=1|2|3] [profile=1] [clock=cpu]
  *
- * Weights and images are random: times do not depend on them. Prints one figure a line, which tests/peers/ort_forward.py
+ * Weights and images are random: times do not depend on them. With int8, float32 and the integer network run in turns, and
+ * int8_speedup is the median of their ratios. Prints one figure a line, which tests/peers/ort_forward.py
  * reads: it runs this program and onnxruntime in turns.
  */
 #include <stdio.h>
@@ -10,13 +12,14 @@
 #include <string.h>
 
 #include "calib/stats.h"
+#include "quant/plan.h"
 #include "runtime/base/rng.h"
 #include "runtime/swin/net.h"
 #include "tests/support/bench.h"
 
 typedef struct options {
     const char *model;
-    int batch, threads, repeats;
+    int batch, threads, repeats, int8;
     bool profile;
 } options;
 
@@ -54,18 +57,23 @@ static int compare_doubles(const void *a, const void *b)
 }
 
 typedef struct runner {
-    swin_net *net;
+    swin_net *net, *integer; /* integer NULL: not asked for */
     const float *images;
     float *logits;
     const options *o;
 } runner;
 
-static double timed(const runner *r, const swin_tap *tap)
+static double timed_net(const runner *r, swin_net *net, const swin_tap *tap)
 {
     const double start = bench_now();
-    if (swin_net_forward(r->net, r->images, r->o->batch, r->logits, tap) != SWIN_OK)
+    if (swin_net_forward(net, r->images, r->o->batch, r->logits, tap) != SWIN_OK)
         exit(swin_report(SWIN_ERR_VALUE));
     return bench_now() - start;
+}
+
+static double timed(const runner *r, const swin_tap *tap)
+{
+    return timed_net(r, r->net, tap);
 }
 
 static double median(double *v, int n)
@@ -99,13 +107,45 @@ static void report(const runner *r, const swin_config *c, const swin_tap *observ
     bench_profile_print("observed", 3);
 }
 
+static void report_integer(const runner *r, const swin_config *c)
+{
+    double plain[64], integer[64], ratio[64];
+    const int n = r->o->repeats < 64 ? r->o->repeats : 64;
+    timed(r, NULL);
+    timed_net(r, r->integer, NULL);
+    for (int i = 0; i < n; i++) {
+        plain[i] = timed(r, NULL);
+        integer[i] = timed_net(r, r->integer, NULL);
+        ratio[i] = plain[i] / integer[i];
+    }
+    const double t = median(integer, n), ops = 2 * work_of(c) * r->o->batch;
+    printf("forward_ms %.2f\nint8_ms %.2f\nint8_speedup %.3f\n", 1e3 * median(plain, n), 1e3 * t,
+           median(ratio, n));
+    printf("int8_images_per_s %.2f\nint8_gops %.1f\n", r->o->batch / t, ops / t / 1e9);
+    if (!r->o->profile) return;
+    bench_profile_clear();
+    for (int i = 0; i < 3; i++) timed_net(r, r->integer, NULL);
+    bench_profile_print("int8", 3);
+}
+
+static swin_status create_integer(swin_net **net, swin_dev *dev, const swin_config *c, const swin_weights *w,
+                                  int mode)
+{
+    swin_plan plan;
+    SWIN_TRY(swin_plan_uniform(&plan, c, (swin_int8_mode)mode, 4));
+    const swin_status st =
+        swin_net_create(net, dev, c, w, &(swin_net_opts){ .dtype = SWIN_F32, .plan = &plan });
+    swin_plan_free(&plan);
+    return st;
+}
+
 static swin_status run(const options *o)
 {
     const swin_config c = config_named(o->model);
     const size_t pixels = (size_t)o->batch * 3 * (size_t)c.image_size * (size_t)c.image_size;
     swin_weights w = { 0 };
     swin_dev *dev = NULL;
-    swin_net *net = NULL;
+    swin_net *net = NULL, *integer = NULL;
     swin_stats *stats = NULL;
     float *images = malloc(pixels * sizeof *images),
           *logits = malloc((size_t)(o->batch * c.num_classes) * sizeof *logits);
@@ -119,14 +159,20 @@ static swin_status run(const options *o)
     SWIN_TRY_GOTO(st, swin_dev_open(&dev, "cpu", &(swin_dev_opts){ .threads = o->threads }), done);
     if (o->profile) bench_profile_begin(dev);
     SWIN_TRY_GOTO(st, swin_net_create(&net, dev, &c, &w, &(swin_net_opts){ .dtype = SWIN_F32 }), done);
+    if (o->int8) SWIN_TRY_GOTO(st, create_integer(&integer, dev, &c, &w, o->int8), done);
     SWIN_TRY_GOTO(st, swin_stats_create(&stats, dev, &c, SWIN_HIST_EXACT), done);
     char engine[256];
     dev->ops->engine(dev, engine, sizeof engine);
     printf("engine %s\nmodel %s batch %d threads %d\n", engine, o->model, o->batch, o->threads);
     const swin_tap tap = swin_stats_tap(stats);
-    report(&(runner){ net, images, logits, o }, &c, &tap);
+    const runner r = { net, integer, images, logits, o };
+    if (integer)
+        report_integer(&r, &c);
+    else
+        report(&r, &c, &tap);
 done:
     swin_stats_free(stats);
+    swin_net_free(integer);
     swin_net_free(net);
     if (o->profile && dev) bench_profile_end();
     swin_dev_close(dev);
@@ -143,7 +189,7 @@ int main(int argc, char **argv)
         if (strncmp(argv[i], "model=", 6) == 0)
             o.model = argv[i] + 6;
         else if (sscanf(argv[i], "batch=%d", &o.batch) != 1 &&
-                 sscanf(argv[i], "threads=%d", &o.threads) != 1 &&
+                 sscanf(argv[i], "threads=%d", &o.threads) != 1 && sscanf(argv[i], "int8=%d", &o.int8) != 1 &&
                  sscanf(argv[i], "repeats=%d", &o.repeats) != 1) {
             if (strcmp(argv[i], "clock=cpu") == 0) {
                 bench_cpu_clock = true;

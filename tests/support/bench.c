@@ -23,10 +23,10 @@ double bench_now(void)
         type sum[12], x = set(1.0f), y = set(1e-9f);                                                         \
         float out[16];                                                                                       \
         for (int i = 0; i < 12; i++) sum[i] = set((float)i);                                                 \
-        const double start = bench_now();                                                                     \
+        const double start = bench_now();                                                                    \
         for (long r = 0; r < rounds; r++)                                                                    \
             for (int i = 0; i < 12; i++) sum[i] = fma(x, y, sum[i]);                                         \
-        const double seconds = bench_now() - start;                                                           \
+        const double seconds = bench_now() - start;                                                          \
         for (int i = 1; i < 12; i++) sum[0] = fma(sum[i], x, sum[0]);                                        \
         store(out, sum[0]);                                                                                  \
         return out[0] > 0 ? (double)rounds * 12 * 2 * (sizeof(type) / 4) / seconds : 0;                      \
@@ -66,13 +66,17 @@ enum {
     ADD,
     OBSERVE,
     PATCH,
+    LINEAR_S8,
+    RESIDUAL_S8,
+    ATTENTION_S8,
+    QUANTIZE,
     KINDS
 };
-static const char *const names[KINDS] = { "linear",     "linear_residual",   "attention",
-                                          "scores",     "softmax",           "weighted_sum",
-                                          "layernorm",  "layernorm_windows", "layernorm_merge",
-                                          "bias_act",   "residual_add",      "observe",
-                                          "patch_embed" };
+static const char *const names[KINDS] = {
+    "linear",      "linear_residual",   "attention",          "scores",       "softmax",      "weighted_sum",
+    "layernorm",   "layernorm_windows", "layernorm_merge",    "bias_act",     "residual_add", "observe",
+    "patch_embed", "linear_s8",         "linear_s8_residual", "attention_s8", "quantize"
+};
 
 static swin_dev *profiled;
 static const swin_ops *real;
@@ -162,6 +166,32 @@ static swin_status t_patch(swin_dev *d, swin_tensor *o, const float *images, int
     return add_time(PATCH, start, real->patch_embed(d, o, images, batch, size, p));
 }
 
+static swin_status t_linear_s8(swin_dev *d, swin_tensor *y, int parts, const swin_tensor *x,
+                               const swin_linear *l, float after, swin_act a)
+{
+    flops[LINEAR_S8] += 2.0 * (double)x->rows * l->in * l->out;
+    const double start = bench_now();
+    return add_time(LINEAR_S8, start, real->linear_s8(d, y, parts, x, l, after, a));
+}
+static swin_status t_residual_s8(swin_dev *d, swin_tensor *y, const swin_tensor *x, const swin_linear *l,
+                                 float after, const swin_windows *g)
+{
+    flops[RESIDUAL_S8] += 2.0 * (double)x->rows * l->in * l->out;
+    const double start = bench_now();
+    return add_time(RESIDUAL_S8, start, real->linear_s8_residual(d, y, x, l, after, g));
+}
+static swin_status t_attention_s8(swin_dev *d, swin_tensor *o, const swin_tensor q[3],
+                                  const swin_attention *a, float prob_scale, const swin_windows *g)
+{
+    const double start = bench_now();
+    return add_time(ATTENTION_S8, start, real->attention_s8(d, o, q, a, prob_scale, g));
+}
+static swin_status t_quantize(swin_dev *d, swin_tensor *o, const swin_tensor *x)
+{
+    const double start = bench_now();
+    return add_time(QUANTIZE, start, real->quantize(d, o, x));
+}
+
 void bench_profile_begin(swin_dev *dev)
 {
     profiled = dev;
@@ -172,6 +202,8 @@ void bench_profile_begin(swin_dev *dev)
     timing.layernorm = t_norm, timing.layernorm_windows = t_windows, timing.layernorm_merge = t_merge;
     timing.bias_act = t_bias, timing.residual_add = t_add, timing.observe = t_observe,
     timing.patch_embed = t_patch;
+    timing.linear_s8 = t_linear_s8, timing.linear_s8_residual = t_residual_s8;
+    timing.attention_s8 = t_attention_s8, timing.quantize = t_quantize;
     dev->ops = &timing;
     bench_profile_clear();
 }

@@ -119,3 +119,60 @@ float *numbers_make(swin_rng *rng, size_t n, bool integers, double sd)
         swin_fill_normal(rng, v, n, sd);
     return v;
 }
+
+/* ---- codes --------------------------------------------------------------------------------------------------------- */
+enum { CODE_POISON = -86 };
+
+code_mat code_mat_make(int64_t rows, int64_t cols, int64_t ld)
+{
+    const size_t n = (size_t)(rows * ld) + 2 * GUARD;
+    code_mat m = { .owner = malloc(n) };
+    CHECK(m.owner != NULL, "no memory");
+    memset(m.owner, CODE_POISON, n);
+    m.t = swin_matrix(m.owner + GUARD, SWIN_S8, rows, cols);
+    m.t.ld = ld, m.t.scale = 1, m.t.qmin = -127, m.t.qmax = 127;
+    return m;
+}
+
+void code_mat_free(code_mat *m)
+{
+    free(m->owner);
+    *m = (code_mat){ 0 };
+}
+
+void code_mat_fill(code_mat *m, swin_rng *rng, int lo, int hi)
+{
+    for (int64_t r = 0; r < m->t.rows; r++)
+        for (int64_t c = 0; c < m->t.cols; c++)
+            ((int8_t *)m->t.data)[r * m->t.ld + c] =
+                (int8_t)(lo + (int)swin_rng_below(rng, (uint32_t)(hi - lo + 1)));
+}
+
+static bool code_poisoned(const int8_t *p, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        if (p[i] != CODE_POISON) return false;
+    return true;
+}
+
+bool code_mat_intact(const code_mat *m)
+{
+    const int8_t *data = m->t.data;
+    if (!code_poisoned(m->owner, GUARD) || !code_poisoned(data + m->t.rows * m->t.ld, GUARD)) return false;
+    for (int64_t r = 0; r < m->t.rows; r++)
+        if (!code_poisoned(data + r * m->t.ld + m->t.cols, m->t.ld - m->t.cols)) return false;
+    return true;
+}
+
+void code_mat_compare(code_difference *d, const code_mat *got, const code_mat *want)
+{
+    for (int64_t r = 0; r < want->t.rows; r++)
+        for (int64_t c = 0; c < want->t.cols; c++) {
+            const int a = ((const int8_t *)got->t.data)[r * got->t.ld + c],
+                      b = ((const int8_t *)want->t.data)[r * want->t.ld + c];
+            const int off = abs(a - b);
+            d->count++;
+            d->different += off > 0;
+            d->most = off > d->most ? off : d->most;
+        }
+}

@@ -48,4 +48,23 @@ static inline swin_tensor mat_view(const mat *m)
     return t;
 }
 
+/* An S8 matrix in host memory; guards, padding and content start as one value. */
+typedef struct code_mat {
+    swin_tensor t; /* scale 1, zero point 0, codes [-127, 127] until the test says otherwise */
+    int8_t *owner;
+} code_mat;
+
+code_mat code_mat_make(int64_t rows, int64_t cols, int64_t ld);
+void code_mat_free(code_mat *m);
+/* Codes of [lo, hi], all equally likely. */
+void code_mat_fill(code_mat *m, swin_rng *rng, int lo, int hi);
+bool code_mat_intact(const code_mat *m); /* guards and padding untouched */
+
+/* Codes that differ between two outputs, and by how much at most. */
+typedef struct code_difference {
+    int64_t count, different;
+    int most;
+} code_difference;
+void code_mat_compare(code_difference *d, const code_mat *got, const code_mat *want); /* adds to d */
+
 #endif

@@ -1,0 +1,636 @@
+/* The integer operators of the cpu backend against ref on forced inputs (DESIGN rule 3): INT32 sums bit for bit, codes at
+ * most one step apart on under 0.1 %, for odd sizes, the stage shapes of T, B and L, extreme fills, zero points and
+ * every instruction set. */
+#include "tests/support/testing.h"
+
+#include <math.h>
+
+#include "tests/support/ops.h"
+
+enum { STAGE_ROWS = 17 };
+
+/* ---- Linear -------------------------------------------------------------------------------------------------------- */
+typedef enum fill { ANY, ALL_HIGH, ALL_LOW, OPPOSED } fill; /* OPPOSED: x low, weights high */
+
+typedef struct layer {
+    int64_t rows;
+    int in, out, zero_point;
+    fill f;
+    code_mat x;
+    int8_t *codes;
+    float *scale, *bias;
+} layer;
+
+static layer layer_make(int64_t rows, int in, int out, int zero_point, fill f, unsigned seed)
+{
+    swin_rng rng = { seed };
+    const size_t n = (size_t)out, count = n * (size_t)in;
+    layer l = { rows,
+                in,
+                out,
+                zero_point,
+                f,
+                code_mat_make(rows, in, in + 5),
+                malloc(count),
+                malloc(n * sizeof(float)),
+                numbers_make(&rng, n, false, 0.5) };
+    CHECK(l.codes && l.scale, "no memory");
+    code_mat_fill(&l.x, &rng,
+                  f == ANY        ? -128
+                  : f == ALL_HIGH ? 127
+                                  : -128,
+                  f == ANY || f == ALL_HIGH ? 127 : -128);
+    for (size_t i = 0; i < count; i++)
+        l.codes[i] = f == ANY ? (int8_t)((int)swin_rng_below(&rng, 255) - 127) : f == ALL_LOW ? -127 : 127;
+    for (size_t i = 0; i < n; i++)
+        l.scale[i] = i % 29 == 28 ? 0 : (float)(0.004 * (0.5 + swin_rng_uniform(&rng)));
+    l.x.t.scale = 0.04f / sqrtf((float)in), l.x.t.zero_point = zero_point, l.x.t.qmin = -128;
+    return l;
+}
+
+static void layer_free(layer *l)
+{
+    code_mat_free(&l->x);
+    free(l->codes), free(l->scale), free(l->bias);
+}
+
+static swin_linear prepared(const backend *b, const layer *l, bool with_bias)
+{
+    swin_linear p;
+    CHECK_OK(b->ops->linear_s8_prepare(b->dev, &p, l->codes, l->scale, with_bias ? l->bias : NULL, l->out,
+                                       l->in, l->zero_point));
+    return p;
+}
+
+/* The matrix of INT32 sums, which the caller frees. */
+static int32_t *sums_of(const backend *b, const layer *l)
+{
+    int32_t *sums = malloc((size_t)(l->rows * l->out) * sizeof *sums);
+    CHECK(sums != NULL, "no memory");
+    swin_linear p = prepared(b, l, true);
+    swin_tensor y = swin_matrix(sums, SWIN_S32, l->rows, l->out);
+    CHECK_OK(b->ops->linear_s8(b->dev, &y, 1, &l->x.t, &p, 0, SWIN_ACT_NONE));
+    b->ops->linear_release(b->dev, &p);
+    return sums;
+}
+
+static void check_sums(int64_t rows, int in, int out, int zero_point, fill f, unsigned seed)
+{
+    layer l = layer_make(rows, in, out, zero_point, f, seed);
+    int32_t *want = sums_of(&backends_under_test[0], &l);
+    for (int i = 1; i < backend_count; i++) {
+        int32_t *got = sums_of(&backends_under_test[i], &l);
+        for (int64_t k = 0; k < rows * out; k++)
+            CHECK(got[k] == want[k],
+                  "%s %lld x %d x %d, zero point %d, fill %d, seed %u: sum %lld is %d not %d",
+                  backends_under_test[i].label, (long long)rows, in, out, zero_point, (int)f, seed,
+                  (long long)k, got[k], want[k]);
+        free(got);
+    }
+    free(want);
+    layer_free(&l);
+}
+
+static const struct {
+    int rows, in, out;
+} odd_sizes[] = {
+    { 1, 1, 1 },   { 1, 2, 3 },     { 2, 3, 1 },     { 53, 37, 101 },  { 13, 5, 33 },   { 99, 4, 32 },
+    { 7, 31, 17 }, { 197, 66, 65 }, { 14, 129, 31 }, { 98, 96, 288 },  { 15, 255, 47 }, { 6, 7, 48 },
+    { 5, 8, 24 },  { 3, 1024, 6 },  { 100, 33, 7 },  { 1, 4099, 129 },
+};
+
+static void test_sums_odd(void **state)
+{
+    (void)state;
+    static const int zero_points[] = { 0, -128, -37, 127 };
+    for (size_t i = 0; i < SWIN_COUNT(odd_sizes); i++)
+        for (size_t z = 0; z < SWIN_COUNT(zero_points); z++)
+            check_sums(odd_sizes[i].rows, odd_sizes[i].in, odd_sizes[i].out, zero_points[z], ANY,
+                       100 + (unsigned)(4 * i + z));
+}
+
+/* By hand: every product at its limit, and the deepest sum there is. */
+static void test_sums_extreme(void **state)
+{
+    (void)state;
+    for (int f = ALL_HIGH; f <= OPPOSED; f++)
+        for (int zero = -128; zero <= 127; zero += 255) {
+            check_sums(15, 3072, 33, zero, (fill)f, 3);
+            layer l = layer_make(2, 66311, 2, zero, (fill)f, 4);
+            const int64_t x = (f == ALL_HIGH ? 127 : -128) - zero, w = f == ALL_LOW ? -127 : 127;
+            for (int i = 0; i < backend_count; i++) {
+                int32_t *sums = sums_of(&backends_under_test[i], &l);
+                for (int k = 0; k < 4; k++)
+                    CHECK(sums[k] == x * w * 66311, "%s: %d, not %lld", backends_under_test[i].label, sums[k],
+                          (long long)(x * w * 66311));
+                free(sums);
+            }
+            layer_free(&l);
+        }
+}
+
+/* Every Linear of T, B and L: qkv, proj, fc1, fc2, reduction at each stage. */
+static void test_sums_stages(void **state)
+{
+    (void)state;
+    static const int widths[] = { 96, 128, 192 };
+    for (size_t i = 0; i < SWIN_COUNT(widths); i++)
+        for (int stage = 0; stage < 4; stage++) {
+            const int c = widths[i] << stage;
+            if (i == 2 && stage < 2) continue; /* T's and B's have been there */
+            check_sums(STAGE_ROWS, c, 3 * c, 0, ANY, 11);
+            check_sums(STAGE_ROWS, c, c, 0, ANY, 12);
+            check_sums(STAGE_ROWS, c, 4 * c, 0, ANY, 13);
+            check_sums(STAGE_ROWS, 4 * c, c, -121, ANY, 14);
+            if (stage < 3) check_sums(STAGE_ROWS, 4 * c, 2 * c, 0, ANY, 15);
+        }
+}
+
+/* Outputs of one layer on one backend: `parts` code matrices, or float32 for parts 0; and the residual form. */
+typedef struct way {
+    int parts;
+    float after_scale;
+    swin_act act;
+    bool bias;
+} way;
+
+static const way ways[] = {
+    { 1, 0, SWIN_ACT_NONE, true }, { 1, 0.0171f, SWIN_ACT_NONE, true },
+    { 3, 0, SWIN_ACT_NONE, true }, { 3, 0.0171f, SWIN_ACT_NONE, false },
+    { 1, 0, SWIN_ACT_GELU, true }, { 1, 0.0171f, SWIN_ACT_GELU, true },
+    { 0, 0, SWIN_ACT_NONE, true }, { 0, 0.0171f, SWIN_ACT_NONE, false },
+    { 0, 0, SWIN_ACT_GELU, true }, { 0, 0.0171f, SWIN_ACT_GELU, true },
+};
+
+static void run_codes(const backend *b, code_mat *y, const layer *l, const way *w, const swin_tensor *x)
+{
+    swin_tensor parts[3];
+    for (int i = 0; i < w->parts; i++) {
+        y[i] = code_mat_make(x->rows, l->out / w->parts, l->out / w->parts + 3 * i);
+        y[i].t.scale = 0.019f + 0.004f * (float)i;
+        if (w->act == SWIN_ACT_GELU) y[i].t.zero_point = -121, y[i].t.qmin = -128;
+        parts[i] = y[i].t;
+    }
+    swin_linear p = prepared(b, l, w->bias);
+    CHECK_OK(b->ops->linear_s8(b->dev, parts, w->parts, x, &p, w->after_scale, w->act));
+    for (int i = 0; i < w->parts; i++)
+        CHECK(code_mat_intact(&y[i]), "%s linear_s8 wrote outside of part %d", b->label, i);
+    b->ops->linear_release(b->dev, &p);
+}
+
+static mat run_floats(const backend *b, const layer *l, const way *w, const swin_tensor *x)
+{
+    mat y = mat_make(x->rows, l->out, l->out + 2);
+    swin_tensor t = mat_view(&y);
+    swin_linear p = prepared(b, l, w->bias);
+    CHECK_OK(b->ops->linear_s8(b->dev, &t, 1, x, &p, w->after_scale, w->act));
+    CHECK(mat_intact(&y), "%s linear_s8 wrote outside", b->label);
+    b->ops->linear_release(b->dev, &p);
+    return y;
+}
+
+static void check_way(const layer *l, const way *w, code_difference *d)
+{
+    code_mat want[3], got[3];
+    mat real = { 0 };
+    if (w->parts)
+        run_codes(&backends_under_test[0], want, l, w, &l->x.t);
+    else
+        real = run_floats(&backends_under_test[0], l, w, &l->x.t);
+    for (int i = 1; i < backend_count; i++) {
+        const backend *b = &backends_under_test[i];
+        if (w->parts) {
+            run_codes(b, got, l, w, &l->x.t);
+        } else {
+            mat y = run_floats(b, l, w, &l->x.t);
+            const double e = mat_rel_l2(&y, &real);
+            CHECK(e <= 2e-7, "%s linear_s8 to float32, %d x %d: %.2e", b->label, l->in, l->out, e);
+            mat_free(&y);
+        }
+        for (int k = 0; k < w->parts; k++) {
+            code_difference here = { 0 };
+            code_mat_compare(&here, &got[k], &want[k]);
+            /* Without GELU even the float steps are the same, while sums stay under 2^24. */
+            CHECK(here.most <= (w->act == SWIN_ACT_GELU || l->in > 500), "%s linear_s8 %d x %d: off by %d",
+                  b->label, l->in, l->out, here.most);
+            code_mat_compare(d, &got[k], &want[k]);
+            code_mat_free(&got[k]);
+        }
+    }
+    for (int k = 0; k < w->parts; k++) code_mat_free(&want[k]);
+    mat_free(&real);
+}
+
+static void report(const char *what, const code_difference *d)
+{
+    const double share = 100.0 * (double)d->different / (double)d->count;
+    print_message("%s: %lld of %lld codes differ (%.4f %%), at most by %d\n", what, (long long)d->different,
+                  (long long)d->count, share, d->most);
+    CHECK(d->most <= 1 && share < 0.1, "%s: %.4f %% differ, at most by %d", what, share, d->most);
+}
+
+static void test_linear_codes(void **state)
+{
+    (void)state;
+    static const struct {
+        int rows, in, out;
+    } sizes[] = { { 147, 96, 288 }, { 98, 192, 768 }, { 29, 37, 99 },
+                  { 3, 5, 3 },      { 49, 768, 96 },  { 50, 7, 51 } };
+    code_difference plain = { 0 }, gelu = { 0 };
+    for (size_t i = 0; i < SWIN_COUNT(sizes); i++) {
+        layer l =
+            layer_make(sizes[i].rows, sizes[i].in, sizes[i].out, i % 2 ? -117 : 0, ANY, 30 + (unsigned)i);
+        for (size_t k = 0; k < SWIN_COUNT(ways); k++)
+            check_way(&l, &ways[k], ways[k].act == SWIN_ACT_GELU ? &gelu : &plain);
+        layer_free(&l);
+    }
+    report("linear_s8", &plain);
+    report("linear_s8 with GELU", &gelu);
+}
+
+/* residual += v, in the same order and through shifted windows. */
+static void test_linear_residual(void **state)
+{
+    (void)state;
+    const swin_windows g = { 2, 14, 14, 7, 3 };
+    const int64_t rows = swin_windows_tokens(&g);
+    layer l = layer_make(rows, 132, 99, -128, ANY, 50);
+    for (int k = 0; k < 4; k++) {
+        const swin_windows *order = k & 1 ? &g : NULL;
+        mat all[8];
+        for (int i = 0; i < backend_count; i++) {
+            const backend *b = &backends_under_test[i];
+            swin_rng rng = { 51 };
+            all[i] = mat_make(rows, l.out, l.out + i);
+            mat_fill(&all[i], &rng, false, 2);
+            swin_tensor t = mat_view(&all[i]);
+            swin_linear p = prepared(b, &l, true);
+            CHECK_OK(b->ops->linear_s8_residual(b->dev, &t, &l.x.t, &p, k & 2 ? 0.03f : 0, order));
+            b->ops->linear_release(b->dev, &p);
+            CHECK(mat_intact(&all[i]), "%s linear_s8_residual wrote outside", b->label);
+            CHECK(mat_same(&all[i], &all[0]), "%s linear_s8_residual: %.2e from ref", b->label,
+                  mat_rel_l2(&all[i], &all[0]));
+        }
+        for (int i = 0; i < backend_count; i++) mat_free(&all[i]);
+    }
+    layer_free(&l);
+}
+
+/* ---- rows that become codes ------------------------------------------------------------------------------------------ */
+static void test_quantize(void **state)
+{
+    (void)state;
+    static const float special[] = { 0.5f,  -0.5f,  1.5f,    2.5f,     -2.5f,     1e9f, -1e9f,
+                                     -0.0f, 126.5f, -127.5f, INFINITY, -INFINITY, NAN,  1e-40f };
+    static const struct {
+        float scale;
+        int zero, lo, hi;
+    } kinds[] = {
+        { 1, 0, -127, 127 }, { 0.037f, 0, -127, 127 }, { 0.031f, -110, -128, 127 }, { 1e-30f, 5, -128, 127 }
+    };
+    for (int cols = 1; cols < 70; cols += 4) {
+        mat x = mat_make(67, cols, cols + 1);
+        swin_rng rng = { 60 };
+        mat_fill(&x, &rng, false, 3);
+        for (int64_t i = 0; i < 67; i++) mat_row(&x, i)[i % cols] = special[i % (int)SWIN_COUNT(special)];
+        swin_tensor in = mat_view(&x);
+        for (size_t k = 0; k < SWIN_COUNT(kinds); k++) {
+            code_mat all[8];
+            for (int i = 0; i < backend_count; i++) {
+                const backend *b = &backends_under_test[i];
+                all[i] = code_mat_make(67, cols, cols + i);
+                all[i].t.scale = kinds[k].scale, all[i].t.zero_point = kinds[k].zero;
+                all[i].t.qmin = kinds[k].lo, all[i].t.qmax = kinds[k].hi;
+                CHECK_OK(b->ops->quantize(b->dev, &all[i].t, &in));
+                code_difference d = { 0 };
+                code_mat_compare(&d, &all[i], &all[0]);
+                CHECK(d.different == 0 && code_mat_intact(&all[i]),
+                      "%s quantize: %lld codes of kind %zu differ", b->label, (long long)d.different, k);
+            }
+            for (int i = 0; i < backend_count; i++) code_mat_free(&all[i]);
+        }
+        mat_free(&x);
+    }
+}
+
+typedef struct rows_case {
+    swin_windows g;
+    int channels;
+    bool norm;
+    mat x;
+    swin_norm n;
+} rows_case;
+
+typedef swin_status (*rows_op)(const backend *b, swin_tensor *out, const rows_case *c);
+
+static swin_status plain_rows(const backend *b, swin_tensor *out, const rows_case *c)
+{
+    swin_tensor x = mat_view(&c->x);
+    return c->norm ? b->ops->layernorm(b->dev, out, &x, &c->n) : b->ops->quantize(b->dev, out, &x);
+}
+static swin_status window_rows(const backend *b, swin_tensor *out, const rows_case *c)
+{
+    swin_tensor x = mat_view(&c->x);
+    return b->ops->layernorm_windows(b->dev, out, &x, c->norm ? &c->n : NULL, &c->g);
+}
+static swin_status merged_rows(const backend *b, swin_tensor *out, const rows_case *c)
+{
+    swin_tensor x = mat_view(&c->x);
+    return b->ops->layernorm_merge(b->dev, out, &x, c->norm ? &c->n : NULL, &c->g);
+}
+static swin_status head_rows(const backend *b, swin_tensor *out, const rows_case *c)
+{
+    static const float scale[] = { 4, 0.5f, 100 };
+    swin_tensor x = mat_view(&c->x);
+    return b->ops->normalise_heads(b->dev, out, &x, 3, c->norm ? scale : NULL);
+}
+
+static void check_rows(const rows_case *c, rows_op op, code_difference *d)
+{
+    const int64_t rows = op == merged_rows ? c->x.rows / 4 : c->x.rows,
+                  cols = op == merged_rows ? 4 * c->channels : c->channels;
+    code_mat want = { 0 };
+    for (int i = 0; i < backend_count; i++) {
+        code_mat y = code_mat_make(rows, cols, cols + 3 * i);
+        y.t.scale = op == head_rows && c->norm ? 0.2f : op == head_rows ? 0.008f : 0.024f;
+        CHECK_OK(op(&backends_under_test[i], &y.t, c));
+        CHECK(code_mat_intact(&y), "%s wrote outside of its codes", backends_under_test[i].label);
+        if (i == 0) {
+            want = y;
+            continue;
+        }
+        code_mat_compare(d, &y, &want);
+        code_mat_free(&y);
+    }
+    code_mat_free(&want);
+}
+
+static void test_rows(void **state)
+{
+    (void)state;
+    static const struct {
+        swin_windows g;
+        int channels;
+    } cases[] = { { { 2, 14, 14, 7, 3 }, 96 },
+                  { { 1, 24, 12, 12, 0 }, 129 },
+                  { { 3, 4, 6, 2, 1 }, 15 },
+                  { { 1, 14, 7, 7, 0 }, 768 } };
+    code_difference d = { 0 };
+    for (size_t i = 0; i < SWIN_COUNT(cases); i++)
+        for (int norm = 0; norm < 2; norm++) {
+            swin_rng rng = { 70 + (unsigned)i };
+            const int c = cases[i].channels;
+            float *gamma = numbers_make(&rng, 4 * (size_t)c, false, 1),
+                  *beta = numbers_make(&rng, 4 * (size_t)c, false, 1);
+            rows_case k = { .g = cases[i].g, .channels = c, .norm = norm, .n = { gamma, beta, 1e-5f } };
+            k.x = mat_make(swin_windows_tokens(&k.g), c, c + 2);
+            mat_fill(&k.x, &rng, false, 1.5);
+            check_rows(&k, plain_rows, &d);
+            check_rows(&k, window_rows, &d);
+            if (k.g.height % 2 == 0 && k.g.width % 2 == 0) check_rows(&k, merged_rows, &d);
+            if (c % 3 == 0) check_rows(&k, head_rows, &d);
+            mat_free(&k.x);
+            free(gamma), free(beta);
+        }
+    report("rows to codes", &d);
+}
+
+/* Swin V2 normalises codes too (modes 1 and 2), into codes or float32. */
+static void test_normalise_codes(void **state)
+{
+    (void)state;
+    static const float scale[] = { 30, 1, 2, 5 };
+    code_mat x = code_mat_make(211, 4 * 24, 4 * 24 + 7), want = { 0 };
+    swin_rng rng = { 75 };
+    code_mat_fill(&x, &rng, -127, 127);
+    memset(x.t.data, 0, 24); /* a head of zeros */
+    x.t.scale = 0.03f;
+    code_difference d = { 0 };
+    mat real = { 0 };
+    for (int i = 0; i < backend_count; i++) {
+        const backend *b = &backends_under_test[i];
+        code_mat y = code_mat_make(211, 96, 96 + i);
+        mat f = mat_make(211, 96, 96 + i);
+        swin_tensor t = mat_view(&f);
+        y.t.scale = 0.06f;
+        CHECK_OK(b->ops->normalise_heads(b->dev, &y.t, &x.t, 4, scale));
+        CHECK_OK(b->ops->normalise_heads(b->dev, &t, &x.t, 4, NULL));
+        CHECK(code_mat_intact(&y) && mat_intact(&f), "%s normalise_heads wrote outside", b->label);
+        if (i == 0) {
+            want = y, real = f;
+            continue;
+        }
+        code_mat_compare(&d, &y, &want);
+        CHECK(mat_rel_l2(&f, &real) < 1e-6, "%s normalise_heads: %.2e", b->label, mat_rel_l2(&f, &real));
+        code_mat_free(&y);
+        mat_free(&f);
+    }
+    code_mat_free(&x), code_mat_free(&want), mat_free(&real);
+    report("normalised codes", &d);
+}
+
+/* ---- attention ------------------------------------------------------------------------------------------------------- */
+typedef struct geometry {
+    int images, height, width, window, shift, heads, head_size;
+} geometry;
+
+static const geometry geometries[] = {
+    { 1, 14, 14, 7, 3, 3, 32 },  { 1, 7, 7, 7, 0, 24, 32 },  { 1, 7, 7, 7, 0, 48, 32 },   /* T, L */
+    { 1, 24, 12, 12, 6, 4, 32 }, { 2, 8, 8, 8, 0, 2, 32 },   { 1, 16, 16, 16, 0, 1, 32 }, /* B-384, V2 */
+    { 1, 24, 24, 24, 0, 1, 32 }, { 1, 16, 16, 8, 4, 4, 24 }, { 3, 4, 6, 2, 1, 2, 5 },
+    { 1, 1, 2, 1, 0, 1, 1 },     { 1, 9, 9, 3, 1, 5, 33 },   { 1, 5, 5, 5, 2, 1, 64 },
+    { 1, 4, 4, 4, 0, 2, 31 },
+};
+
+typedef struct problem {
+    swin_windows g;
+    swin_attention a;
+    code_mat qkv[3];
+    float *bias, *mask, prob_scale;
+} problem;
+
+static problem problem_make(const geometry *s, swin_softmax softmax, bool masked, fill f, unsigned seed)
+{
+    swin_rng rng = { seed };
+    problem p = { .g = { s->images, s->height, s->width, s->window, s->shift }, .prob_scale = 0.0061f };
+    const int64_t rows = swin_windows_tokens(&p.g), channels = (int64_t)s->heads * s->head_size,
+                  n = (int64_t)s->window * s->window;
+    for (int i = 0; i < 3; i++) {
+        p.qkv[i] = code_mat_make(rows, channels, channels + 3 * i + 1);
+        code_mat_fill(&p.qkv[i], &rng, f == ALL_HIGH ? 127 : -127, f == ALL_LOW ? -127 : 127);
+        p.qkv[i].t.scale = 0.012f + 0.003f * (float)i;
+    }
+    const size_t matrix = (size_t)(n * n), windows = (size_t)swin_windows_per_image(&p.g);
+    p.bias = numbers_make(&rng, (size_t)s->heads * matrix, false, 1);
+    p.mask = numbers_make(&rng, windows * matrix, false, 1);
+    for (size_t i = 0; i < windows * matrix; i++)
+        p.mask[i] = p.mask[i] > 0.5f && i % matrix / (size_t)n != i % (size_t)n ? -100.0f : 0.0f;
+    p.a = (swin_attention){ s->heads, s->head_size,           1 / sqrtf((float)s->head_size),
+                            p.bias,   masked ? p.mask : NULL, softmax };
+    return p;
+}
+
+static void problem_free(problem *p)
+{
+    for (int i = 0; i < 3; i++) code_mat_free(&p->qkv[i]);
+    free(p->bias), free(p->mask);
+}
+
+static void attend(const backend *b, swin_dev *dev, const problem *p, code_mat *codes, mat *floats, int more)
+{
+    const int64_t rows = p->qkv[0].t.rows, cols = p->qkv[0].t.cols;
+    const swin_tensor qkv[3] = { p->qkv[0].t, p->qkv[1].t, p->qkv[2].t };
+    *codes = code_mat_make(rows, cols, cols + more);
+    *floats = mat_make(rows, cols, cols + more);
+    codes->t.scale = 0.011f;
+    swin_tensor f = mat_view(floats);
+    CHECK_OK(b->ops->attention_s8(dev, &codes->t, qkv, &p->a, p->prob_scale, &p->g));
+    CHECK_OK(b->ops->attention_s8(dev, &f, qkv, &p->a, p->prob_scale, &p->g));
+    CHECK(code_mat_intact(codes) && mat_intact(floats), "%s attention_s8 wrote outside", b->label);
+}
+
+static void check_attention(const geometry *s, swin_softmax softmax, bool masked, fill f, code_difference *d,
+                            double *worst)
+{
+    problem p = problem_make(s, softmax, masked, f, 80);
+    code_mat want, got;
+    mat want_f, got_f;
+    attend(&backends_under_test[0], backends_under_test[0].dev, &p, &want, &want_f, 0);
+    for (int i = 1; i < backend_count; i++) {
+        attend(&backends_under_test[i], backends_under_test[i].dev, &p, &got, &got_f, i);
+        code_difference here = { 0 };
+        code_mat_compare(&here, &got, &want);
+        const double e = mat_rel_l2(&got_f, &want_f);
+        CHECK(here.most <= 1 && e < 2e-3,
+              "%s attention_s8 window %d, head size %d, softmax %d: off by %d, %.2e",
+              backends_under_test[i].label, s->window, s->head_size, (int)softmax, here.most, e);
+        *worst = fmax(*worst, e);
+        code_mat_compare(d, &got, &want);
+        code_mat_free(&got), mat_free(&got_f);
+    }
+    code_mat_free(&want), mat_free(&want_f);
+    problem_free(&p);
+}
+
+static void test_attention(void **state)
+{
+    (void)state;
+    for (int softmax = SWIN_SOFTMAX_EXACT; softmax <= SWIN_SOFTMAX_U8; softmax++) {
+        code_difference d = { 0 };
+        double worst = 0;
+        for (size_t i = 0; i < SWIN_COUNT(geometries); i++)
+            for (int masked = 0; masked < 2; masked++)
+                check_attention(&geometries[i], (swin_softmax)softmax, masked, ANY, &d, &worst);
+        for (int f = ALL_HIGH; f <= ALL_LOW; f++)
+            check_attention(&geometries[0], (swin_softmax)softmax, true, (fill)f, &d, &worst);
+        print_message("float32 outputs: relative L2 %.2e at worst\n", worst);
+        report(softmax == SWIN_SOFTMAX_U8 ? "attention_s8, u8 softmax" : "attention_s8, exact softmax", &d);
+    }
+}
+
+/* ---- splits, refusals ------------------------------------------------------------------------------------------------ */
+
+/* A row's bits depend neither on the rows around it nor on the threads. */
+static void test_split(void **state)
+{
+    (void)state;
+    layer l = layer_make(230, 100, 130, -9, ANY, 90);
+    const way w = { 1, 0.02f, SWIN_ACT_GELU, true };
+    problem p = problem_make(&geometries[0], SWIN_SOFTMAX_U8, true, ANY, 91);
+    for (int i = 1; i < backend_count; i++) {
+        const backend *b = &backends_under_test[i];
+        backend alone = *b;
+        alone.dev = b->single;
+        code_mat whole, other[2];
+        mat floats[2];
+        run_codes(b, &whole, &l, &w, &l.x.t);
+        for (int64_t from = 0, n = 1; from < 230; from += n, n = n * 3 % 127) {
+            n = from + n > 230 ? 230 - from : n;
+            const swin_tensor x = swin_rows(&l.x.t, from, n);
+            run_codes(&alone, other, &l, &w, &x);
+            for (int64_t r = 0; r < n; r++)
+                CHECK(memcmp((int8_t *)other[0].t.data + r * other[0].t.ld,
+                             (int8_t *)whole.t.data + (from + r) * whole.t.ld, 130) == 0,
+                      "%s: row %lld differs in a batch of %lld", b->label, (long long)(from + r),
+                      (long long)n);
+            code_mat_free(&other[0]);
+        }
+        attend(b, b->dev, &p, &other[0], &floats[0], 0);
+        attend(b, b->single, &p, &other[1], &floats[1], 5);
+        code_difference d = { 0 };
+        code_mat_compare(&d, &other[0], &other[1]);
+        CHECK(d.different == 0 && mat_same(&floats[0], &floats[1]), "%s: attention differs with the threads",
+              b->label);
+        for (int k = 0; k < 2; k++) code_mat_free(&other[k]), mat_free(&floats[k]);
+        code_mat_free(&whole);
+    }
+    problem_free(&p);
+    layer_free(&l);
+}
+
+static void refuse_layers(const backend *b)
+{
+    layer l = layer_make(14, 8, 6, 0, ANY, 92);
+    swin_linear p = prepared(b, &l, true), none;
+    code_mat y = code_mat_make(14, 6, 6);
+    float sums[84];
+    swin_tensor residual = swin_matrix(sums, SWIN_F32, 14, 6), x = l.x.t;
+    const swin_windows g = { 1, 7, 7, 7, 0 };
+    CHECK_FAILS(b->ops->linear_s8_prepare(b->dev, &none, l.codes, l.scale, NULL, 1, 66312, 0), SWIN_ERR_VALUE,
+                "66312");
+    CHECK_FAILS(b->ops->linear_s8_prepare(b->dev, &none, l.codes, l.scale, NULL, 6, 8, 128), SWIN_ERR_VALUE,
+                "zero point");
+    CHECK_FAILS(b->ops->linear_s8(b->dev, &y.t, 4, &x, &p, 0, SWIN_ACT_NONE), SWIN_ERR_VALUE, "4 parts");
+    CHECK_FAILS(b->ops->linear_s8(b->dev, &y.t, 1, &x, &p, NAN, SWIN_ACT_NONE), SWIN_ERR_VALUE, "scale");
+    CHECK_FAILS(b->ops->linear_s8(b->dev, &y.t, 1, &y.t, &p, 0, SWIN_ACT_NONE), SWIN_ERR_VALUE, "14 x 6");
+    CHECK_FAILS(b->ops->linear_s8_residual(b->dev, &residual, &x, &p, 0, &g), SWIN_ERR_VALUE, "49 tokens");
+    y.t.scale = 0;
+    CHECK_FAILS(b->ops->linear_s8(b->dev, &y.t, 1, &x, &p, 0, SWIN_ACT_NONE), SWIN_ERR_VALUE, "scale 0");
+    y.t.dtype = SWIN_S32, y.t.cols = 5;
+    CHECK_FAILS(b->ops->linear_s8(b->dev, &y.t, 1, &x, &p, 0, SWIN_ACT_NONE), SWIN_ERR_VALUE, "14 x 5");
+    b->ops->linear_release(b->dev, &p);
+    code_mat_free(&y);
+    layer_free(&l);
+}
+
+static void refuse_attention(const backend *b)
+{
+    problem p = problem_make(&geometries[0], SWIN_SOFTMAX_EXACT, true, ANY, 93);
+    swin_tensor qkv[3] = { p.qkv[0].t, p.qkv[1].t, p.qkv[2].t };
+    mat y = mat_make(p.qkv[0].t.rows, p.qkv[0].t.cols, p.qkv[0].t.cols);
+    swin_tensor out = mat_view(&y);
+    CHECK_FAILS(b->ops->attention_s8(b->dev, &out, qkv, &p.a, 0, &p.g), SWIN_ERR_VALUE, "probabilities");
+    qkv[1].zero_point = 1;
+    CHECK_FAILS(b->ops->attention_s8(b->dev, &out, qkv, &p.a, 1, &p.g), SWIN_ERR_VALUE, "zero point");
+    qkv[1] = out;
+    CHECK_FAILS(b->ops->attention_s8(b->dev, &out, qkv, &p.a, 1, &p.g), SWIN_ERR_VALUE, "int8 codes");
+    mat_free(&y);
+    problem_free(&p);
+}
+
+static void test_refusals(void **state)
+{
+    (void)state;
+    for (int i = 0; i < backend_count; i++) {
+        refuse_layers(&backends_under_test[i]);
+        refuse_attention(&backends_under_test[i]);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_sums_odd),
+        cmocka_unit_test(test_sums_extreme),
+        cmocka_unit_test(test_sums_stages),
+        cmocka_unit_test(test_linear_codes),
+        cmocka_unit_test(test_linear_residual),
+        cmocka_unit_test(test_quantize),
+        cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_normalise_codes),
+        cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_split),
+        cmocka_unit_test(test_refusals),
+    };
+    return cmocka_run_group_tests(tests, open_backends_under_test, close_backends_under_test);
+}

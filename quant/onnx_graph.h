@@ -69,10 +69,13 @@ swin_onnx_value swin_onnx_ints(swin_onnx *g, size_t n, const int64_t *v);
 /* A float32 or float16 number, one constant for equal ones. */
 swin_onnx_value swin_onnx_number(swin_onnx *g, swin_dtype dtype, float v);
 
+/* A protobuf message stays below 2 GB. */
+#define SWIN_ONNX_ONE_FILE (((size_t)1 << 31) - 1)
+
 /*
- * Write the model atomically. Past 2 GB, which protobuf cannot hold, or with `external`, large constants go to
- * "<path>.data" beside it, written first; the model names it without its folder, so the two move together.
+ * Write the model atomically. One that is larger than one_file bytes (SWIN_ONNX_ONE_FILE: what protobuf can hold; 0: any) has
+ * its large constants in "<path>.data" beside it; the model names it without its folder, so the two move together.
  */
-swin_status swin_onnx_write(swin_onnx *g, const char *path, bool external);
+swin_status swin_onnx_write(swin_onnx *g, const char *path, size_t one_file);
 
 #endif

@@ -173,7 +173,7 @@ swin_status onnx_swin_export(const swin_export_job *job, const onnx_swin_opts *o
     swin_onnx_value x = patch_embed(&b, swin_onnx_input(b.g, "images", SWIN_F32, 4, images));
     for (b.stage = 0; b.stage < b.config->num_stages; b.stage++) x = stage(&b, x);
     swin_onnx_output(b.g, classify(&b, x), SWIN_F32, 2, (int64_t[]){ SWIN_ONNX_BATCH, classes });
-    const swin_status st = swin_onnx_write(b.g, job->output, job->external_data);
+    const swin_status st = swin_onnx_write(b.g, job->output, job->external_data ? 0 : SWIN_ONNX_ONE_FILE);
     swin_onnx_free(b.g);
     return st;
 }

@@ -5,7 +5,6 @@
 #include "quant/onnx_impl.h"
 #include "runtime/base/file.h"
 
-#define PROTOBUF_LIMIT ((size_t)1 << 31) /* a message must stay under it */
 #define CHUNK_BYTES    ((size_t)1 << 18)
 #define EXTERNAL_MIN   1024 /* smaller constants stay in the model: shapes are needed to infer others */
 #define EXTERNAL_ALIGN 4096 /* a page: readers map the file */
@@ -127,14 +126,14 @@ static swin_status write_external(swin_onnx *g, FILE *f, const char *data_path)
     return st;
 }
 
-swin_status swin_onnx_write(swin_onnx *g, const char *path, bool external)
+swin_status swin_onnx_write(swin_onnx *g, const char *path, size_t one_file)
 {
     swin_outfile model = { 0 }, data = { 0 };
     char *data_path = NULL;
     swin_status st = SWIN_OK;
     if (g->out_of_memory) return swin_fail(SWIN_ERR_MEM, "%s: no memory for the graph", path);
     keep_inside(g);
-    external = external || protobuf_c_message_get_packed_size(&g->model.base) >= PROTOBUF_LIMIT;
+    const bool external = protobuf_c_message_get_packed_size(&g->model.base) > one_file;
     if (external) {
         data_path = swin_format("%s.data", path);
         st = data_path ? swin_outfile_open(&data, data_path)

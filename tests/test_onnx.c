@@ -322,7 +322,7 @@ static void test_streaming_memory(void **state)
     CHECK_OK(swin_onnx_create(&g, "big"));
     swin_onnx_stream(g, "big", SWIN_F32, 2, dims, &s);
     const long before = peak_kb();
-    CHECK_OK(swin_onnx_write(g, export_model_path(&m, "big.onnx"), false));
+    CHECK_OK(swin_onnx_write(g, export_model_path(&m, "big.onnx"), SWIN_ONNX_ONE_FILE));
     const long grown = peak_kb() - before;
     print_message("256 MB through %ld kB more memory\n", grown);
     CHECK(grown < 8 << 10, "%ld kB", grown);
@@ -344,6 +344,35 @@ static void test_streaming_memory(void **state)
     export_model_free(&m);
 }
 
+/* A model is kept in one file up to the limit, byte for byte, and not one byte further. */
+static void test_size_limit(void **state)
+{
+    (void)state;
+    export_model m;
+    export_model_make(&m, SWIN_INT8_MODE_1);
+    const size_t cols = 100, rows = 300;
+    const int64_t dims[] = { (int64_t)rows, (int64_t)cols };
+    const swin_onnx_source s = { rows, cols, fill_count, &cols };
+    swin_onnx *g;
+    size_t whole, small, data;
+    CHECK_OK(swin_onnx_create(&g, "limit"));
+    swin_onnx_stream(g, "big", SWIN_F32, 2, dims, &s);
+    CHECK_OK(swin_onnx_write(g, export_model_path(&m, "a"), SWIN_ONNX_ONE_FILE));
+    free(export_model_read(&m, "a", &whole));
+    CHECK_OK(swin_onnx_write(g, export_model_path(&m, "b"), whole));
+    CHECK(access(export_model_path(&m, "b.data"), F_OK) != 0, "%zu bytes went to two files at that limit",
+          whole);
+    CHECK_OK(swin_onnx_write(g, export_model_path(&m, "c"), whole - 1));
+    free(export_model_read(&m, "c", &small));
+    unsigned char *outside = export_model_read(&m, "c.data", &data);
+    CHECK(small < 400 && data == rows * cols * 4, "%zu bytes and %zu", small, data);
+    for (size_t i = 0; i < rows * cols; i++)
+        CHECK(((float *)outside)[i] == (float)(i % 8191), "number %zu", i);
+    free(outside);
+    swin_onnx_free(g);
+    export_model_free(&m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -351,6 +380,7 @@ int main(void)
         cmocka_unit_test(test_float_graph),      cmocka_unit_test(test_float_graph_v2),
         cmocka_unit_test(test_qdq_graph),        cmocka_unit_test(test_relaxed_weight),
         cmocka_unit_test(test_fp16_graph),       cmocka_unit_test(test_external_data),
+        cmocka_unit_test(test_size_limit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

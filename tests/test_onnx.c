@@ -5,11 +5,14 @@
 #include <math.h>
 #include <onnx.pb-c.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "quant/linear_weight.h"
 #include "quant/onnx_graph.h"
+#include "runtime/base/file.h"
 #include "runtime/base/half.h"
+#include "runtime/swin/checkpoint.h"
 #include "tests/support/export_model.h"
 
 static Onnx__ModelProto *load(const export_model *m, const char *name)
@@ -373,6 +376,37 @@ static void test_size_limit(void **state)
     export_model_free(&m);
 }
 
+/* The program as a whole, checkpoint and all: weights are in memory once. */
+static void test_program_memory(void **state)
+{
+    (void)state;
+    char *folder = swin_scratch_make("onnx-memory"), cfg[4096], ckpt[4096], out[4096];
+    snprintf(cfg, sizeof cfg, "%s/t.yaml", folder);
+    snprintf(ckpt, sizeof ckpt, "%s/t.safetensors", folder);
+    snprintf(out, sizeof out, "%s/t.onnx", folder);
+    const swin_config c = swin_config_default();
+    swin_weights w = { 0 };
+    CHECK_OK(swin_weights_create(&w, &c));
+    CHECK_OK(swin_weights_save(&w, &c, ckpt));
+    const double mb = (double)w.count * 4 / 0x1p20;
+    swin_weights_free(&w);
+    const char *text = "MODEL:\n  TYPE: swin\n";
+    CHECK_OK(swin_write_file(cfg, text, strlen(text)));
+    const pid_t child = fork();
+    if (child == 0) {
+        execl(SWIN_BIN_DIR "/swin-export", "swin-export", "--quiet", "--cfg", cfg, "--resume", ckpt,
+              "--format", "onnx-float", "--output", out, (char *)NULL);
+        _exit(127);
+    }
+    int status = 0;
+    struct rusage u;
+    CHECK(child > 0 && wait4(child, &status, 0, &u) == child && status == 0, "exit %d", status);
+    const double peak = (double)u.ru_maxrss / 1024;
+    print_message("%.0f MB of weights: %.0f MB at the most\n", mb, peak);
+    CHECK(peak < 1.6 * mb, "%.0f MB for %.0f MB of weights", peak, mb);
+    swin_scratch_remove(folder);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -380,7 +414,7 @@ int main(void)
         cmocka_unit_test(test_float_graph),      cmocka_unit_test(test_float_graph_v2),
         cmocka_unit_test(test_qdq_graph),        cmocka_unit_test(test_relaxed_weight),
         cmocka_unit_test(test_fp16_graph),       cmocka_unit_test(test_external_data),
-        cmocka_unit_test(test_size_limit),
+        cmocka_unit_test(test_size_limit),       cmocka_unit_test(test_program_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -39,6 +39,16 @@ void swin_map_close(swin_map *m)
     *m = (swin_map){ 0 };
 }
 
+void swin_map_drop(const swin_map *m, const void *data, size_t size)
+{
+    const uintptr_t base = (uintptr_t)m->data, from = (uintptr_t)data,
+                    page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    if (!m->owner || from < base || from - base > m->size || size > m->size - (from - base)) return;
+    /* Only whole pages: the others hold a neighbour's bytes too. */
+    const uintptr_t first = (from + page - 1) / page * page, last = (from + size) / page * page;
+    if (first < last) madvise((void *)first, last - first, MADV_DONTNEED);
+}
+
 char *swin_format(const char *fmt, ...)
 {
     char *text = NULL;

@@ -19,6 +19,9 @@ typedef struct swin_map {
 /* Map the regular file at path. SWIN_ERR_IO names the path and the system's reason. */
 swin_status swin_map_open(swin_map *m, const char *path);
 void swin_map_close(swin_map *m); /* a zeroed map is fine */
+/* These bytes have been read for the last time: their pages stop counting as this program's memory. Reading them again is
+ * right, and slower. Bytes outside the map are ignored. */
+void swin_map_drop(const swin_map *m, const void *data, size_t size);
 
 /*
  * An output file that appears under its name only when it is complete: written as "<path>.tmp", flushed to the disk,

@@ -156,7 +156,9 @@ static swin_status read_param(void *user, size_t i, int worker)
     (void)worker;
     const loader *l = user;
     bool finite = true;
-    const swin_status st = swin_ckpt_read_checked(l->found[i], *l->params[i].slot, &finite);
+    const swin_ckpt_tensor *t = l->found[i];
+    const swin_status st = swin_ckpt_read_checked(t, *l->params[i].slot, &finite);
+    swin_map_drop(&l->ck->map, t->data, t->count * swin_dtype_size(t->dtype)); /* one copy in memory, not two */
     if (st != SWIN_OK) return swin_fail_context(st, "%s", l->ck->path);
     if (finite) return SWIN_OK;
     return swin_fail(SWIN_ERR_VALUE, "%s: tensor %s holds NaN or infinity", l->ck->path, l->params[i].key);

@@ -88,10 +88,21 @@ static swin_status open_config(state *s, const options *o)
     return SWIN_OK;
 }
 
+static swin_status load_weights(state *s, const swin_common *o)
+{
+    swin_ckpt *ck;
+    SWIN_TRY(swin_need_file("--resume", o->resume));
+    if (o->map22k) SWIN_TRY(swin_need_file("--map22k", o->map22k));
+    SWIN_TRY(swin_ckpt_open(&ck, o->resume));
+    const swin_load_opts load = { .map22k = o->map22k };
+    const swin_status st = swin_weights_load_from(&s->session.weights, &s->session.config, ck, &load);
+    swin_ckpt_close(ck);
+    return st;
+}
+
 static swin_status open_weights(state *s, const options *o)
 {
-    SWIN_TRY(swin_need_file("--resume", o->common.resume));
-    SWIN_TRY(swin_weights_load(&s->session.weights, &s->session.config, o->common.resume));
+    SWIN_TRY(load_weights(s, &o->common));
     if (s->job.calib) {
         SWIN_TRY(swin_weights_sha256(&s->session.config, &s->session.weights, s->session.sha256));
         SWIN_TRY(swin_calib_file_match(&s->calib, o->calib, &s->session.config, s->session.sha256));

@@ -172,7 +172,7 @@ static swin_status conclude(eval_job *j)
 static swin_status evaluate(const eval_options *o)
 {
     eval_job j = { .o = o };
-    SWIN_TRY(swin_need_file("--cfg", o->common.cfg));
+    if (o->common.cfg) SWIN_TRY(swin_need_file("--cfg", o->common.cfg));
     SWIN_TRY(swin_need_file("--resume", o->common.resume));
     SWIN_TRY(swin_need_path("--data-path", o->common.data_path));
     SWIN_TRY(each_path(o->report, check_report, NULL));

@@ -10,6 +10,7 @@
 #include "runtime/base/field.h"
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
+#include "runtime/swin/family.h"
 #include "runtime/swin/guess.h"
 
 typedef struct options {
@@ -57,9 +58,13 @@ typedef struct checkpoint_info {
         buffers; /* floats: elements of floating-point tensors but buffers; buffers: tensors */
     uint64_t by_dtype[SWIN_S64 + 1]; /* tensors */
     swin_config config;
-    bool fits; /* config and sha are known */
+    swin_keys keys;
+    bool fits;     /* config and sha are known */
+    bool headless; /* a feature extractor's */
     char sha[SWIN_SHA256_HEX], why_not[1024];
 } checkpoint_info;
+
+enum { MOST_CONFIGS = 8 };
 
 static void count_tensors(checkpoint_info *info, const swin_ckpt *ck)
 {
@@ -79,14 +84,16 @@ static void count_tensors(checkpoint_info *info, const swin_ckpt *ck)
 }
 
 /* The hash needs a network: the one configured, else the one that the tensors point to. */
-static swin_status fit(checkpoint_info *info, const options *o, const swin_ckpt *ck, const char *path)
+static swin_status fit(checkpoint_info *info, const options *o, const swin_ckpt *ck)
 {
-    if (o->common.cfg || o->common.opts.count)
+    if (o->common.cfg)
         SWIN_TRY(swin_config_load(&info->config, o->common.cfg, &o->common.opts));
     else
         SWIN_TRY(swin_config_guess(&info->config, ck));
+    if (!o->common.cfg) SWIN_TRY(swin_config_override(&info->config, &o->common.opts));
     swin_weights w;
-    SWIN_TRY(swin_weights_load(&w, &info->config, path));
+    const swin_load_opts load = { .no_head = info->headless };
+    SWIN_TRY(swin_weights_load_from(&w, &info->config, ck, &load));
     const swin_status st = swin_weights_sha256(&info->config, &w, info->sha);
     swin_weights_free(&w);
     return st;
@@ -98,8 +105,32 @@ static void print_tensors(const swin_ckpt *ck)
         const swin_ckpt_tensor *t = swin_ckpt_at(ck, i);
         printf("  %-60s %-9s [", t->key, swin_dtype_name(t->dtype));
         for (int d = 0; d < t->ndim; d++) printf("%s%" PRId64, d ? ", " : "", t->shape[d]);
-        printf("\n]\n");
+        printf("]\n");
     }
+}
+
+/* The network as far as its tensors tell; without a window, which official files it could be of. */
+static void print_network(const checkpoint_info *info)
+{
+    const swin_config *c = &info->config;
+    const char *names[MOST_CONFIGS];
+    const char *version = c->family == SWIN_V2 ? "V2" : "V1", *variant = swin_config_variant(c);
+    if (info->fits)
+        printf("  network      %s (Swin %s, %s), image %d, window %d, ", c->name, version, variant,
+               c->image_size, c->window);
+    else if (c->num_stages > 0 && !c->window)
+        printf("  network      Swin %s, %s, ", version, variant);
+    else
+        return;
+    if (info->headless)
+        printf("no head\n");
+    else
+        printf("%d classes\n", c->num_classes);
+    const int n = info->headless ? 0 : swin_config_official(c, names, MOST_CONFIGS);
+    for (int i = 0; i < n; i++)
+        printf("  %s       configs/%s.yaml%s\n", i ? "      " : "--cfg ", names[i],
+               i == 0 && info->fits ? " (may be left out)" : "");
+    if (!n && info->fits) printf("  --cfg        may be left out: the tensors determine the network\n");
 }
 
 static void print_checkpoint(const checkpoint_info *info, const swin_ckpt *ck, const char *path, bool list)
@@ -107,20 +138,29 @@ static void print_checkpoint(const checkpoint_info *info, const swin_ckpt *ck, c
     const char *wrapper = swin_ckpt_wrapper(ck);
     printf("%s: checkpoint\n", path);
     printf("  container    %s\n  wrapper      %s\n", swin_ckpt_container(ck), *wrapper ? wrapper : "none");
+    if (info->config.num_stages)
+        printf("  names        %s (%s)\n", swin_keys_source(&info->keys), swin_keys_help(&info->keys));
     printf("  tensors      %" PRIu64 " (%" PRIu64 " of them buffers):", info->tensors, info->buffers);
     for (int d = 0; d <= SWIN_S64; d++)
         if (info->by_dtype[d]) printf(" %" PRIu64 " %s", info->by_dtype[d], swin_dtype_name((swin_dtype)d));
     printf("\n  parameters   %" PRIu64 "\n", info->floats);
-    if (info->fits) {
-        const swin_config *c = &info->config;
-        printf("  network      %s (Swin %s, %s), image %d, window %d, %d classes\n", c->name,
-               c->family == SWIN_V2 ? "V2" : "V1", swin_config_variant(c), c->image_size, c->window,
-               c->num_classes);
+    print_network(info);
+    if (info->fits)
         printf("  checkpoint_sha256  %s\n", info->sha);
-    } else {
-        printf("  network      unknown: %s\n", info->why_not);
-    }
+    else
+        printf("  unknown      %s\n", info->why_not);
     if (list) print_tensors(ck);
+}
+
+static json_t *configs_json(const checkpoint_info *info)
+{
+    const char *names[MOST_CONFIGS];
+    json_t *list = json_array();
+    const int n = info->headless || !info->config.num_stages
+                      ? 0
+                      : swin_config_official(&info->config, names, MOST_CONFIGS);
+    for (int i = 0; i < n; i++) json_array_append_new(list, json_string(names[i]));
+    return list;
 }
 
 static json_t *checkpoint_json(const checkpoint_info *info, const swin_ckpt *ck, const char *path)
@@ -133,14 +173,17 @@ static json_t *checkpoint_json(const checkpoint_info *info, const swin_ckpt *ck,
         if (info->by_dtype[d])
             json_object_set_new(json_object_get(j, "dtypes"), swin_dtype_name((swin_dtype)d),
                                 json_integer((json_int_t)info->by_dtype[d]));
-    if (!j || !info->fits) return j;
+    if (!j) return j;
+    if (info->config.num_stages) json_object_set_new(j, "names", json_string(swin_keys_source(&info->keys)));
+    json_object_set_new(j, "configs", configs_json(info));
+    if (!info->fits) return j;
     const swin_config *c = &info->config;
     json_object_set_new(j, "checkpoint_sha256", json_string(info->sha));
     json_object_set_new(j, "model",
                         json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:i}", "name", c->name, "family",
                                   c->family == SWIN_V2 ? "swinv2" : "swin", "variant", swin_config_variant(c),
                                   "image_size", c->image_size, "window", c->window, "embed_dim", c->embed_dim,
-                                  "num_classes", c->num_classes));
+                                  "num_classes", info->headless ? 0 : c->num_classes));
     return j;
 }
 
@@ -148,9 +191,11 @@ static swin_status show_checkpoint(options *o, const char *path)
 {
     swin_ckpt *ck;
     SWIN_TRY(swin_ckpt_open(&ck, path));
-    checkpoint_info info = { 0 };
+    checkpoint_info info = { .keys = swin_keys_of(ck) };
     count_tensors(&info, ck);
-    swin_status st = fit(&info, o, ck, path);
+    info.headless = swin_keys_find(&info.keys, "patch_embed.proj.weight").count > 0 &&
+                    !swin_keys_find(&info.keys, "head.weight").count;
+    swin_status st = fit(&info, o, ck);
     info.fits = st == SWIN_OK;
     /* Without a configuration asked for, a file that is no Swin is still a file that can be described. */
     if (st == SWIN_ERR_MISMATCH && !o->common.cfg && !o->common.opts.count) {
@@ -318,7 +363,7 @@ int main(int argc, char **argv)
         st = show(&o, files[i]);
         if (st != SWIN_OK) code = swin_report(st);
     }
-    if (o.common.json) printf("\n]\n");
+    if (o.common.json) printf("]\n");
     if (fflush(stdout) != 0 || ferror(stdout))
         code = swin_report(swin_fail(SWIN_ERR_IO, "standard output: cannot write"));
     return code;

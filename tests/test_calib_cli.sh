@@ -34,7 +34,7 @@ model=(--cfg "$tmp/set/model.yaml" --resume "$tmp/set/model.safetensors")
 common=("${model[@]}" --backend cpu --data-path "$tmp/set" --num-calib-batch 4)
 
 # Usage: exit 2, and the flag is named.
-expect 2 "--cfg" --resume x --data-path "$tmp/set"
+expect 2 "--resume" --resume x --data-path "$tmp/set"
 expect 2 "--resume" --cfg "$tmp/set/model.yaml" --resume "$tmp/none.pth" --data-path "$tmp/set"
 expect 2 "--data-path" "${model[@]}"
 expect 2 "--data-path" "${model[@]}" --data-path "$tmp/none"

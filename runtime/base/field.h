@@ -66,10 +66,12 @@ typedef struct swin_common {
     const char *cfg;    /* --cfg FILE.yaml */
     swin_pairs opts;    /* --opts KEY VALUE ... */
     const char *resume; /* --resume CHECKPOINT */
+    const char *map22k; /* --map22k FILE */
     const char *data_path;
     const char *backend; /* "auto", "cuda", "cpu", "ref" */
     int device, threads;
     bool strict, quiet, verbose, json;
+    bool no_head; /* of programs that need no head */
 } swin_common;
 
 #define SWIN_COMMON_DEFAULTS                                                                                 \
@@ -84,11 +86,16 @@ typedef struct swin_common {
     }
 #define SWIN_COMMON_FIELDS(T)                                                                                \
     { "Common options:", SWIN_FIELD_HEADING, 0, 0, 0, NULL, NULL, NULL },                                    \
-        SWIN_FIELD_COMMON(T, cfg, SWIN_FIELD_STR, 0, 0, "FILE", "model configuration, official YAML", NULL), \
+        SWIN_FIELD_COMMON(                                                                                   \
+            T, cfg, SWIN_FIELD_STR, 0, 0, "FILE",                                                            \
+            "model configuration, official YAML; without it, what the checkpoint's tensors determine",       \
+            NULL),                                                                                           \
         SWIN_FIELD_COMMON(T, opts, SWIN_FIELD_PAIRS, 0, 0, "KEY VALUE", "override configuration keys",       \
                           NULL),                                                                             \
         SWIN_FIELD_COMMON(T, resume, SWIN_FIELD_STR, 0, 0, "FILE", "checkpoint: .pth or .safetensors",       \
                           NULL),                                                                             \
+        SWIN_FIELD_COMMON(T, map22k, SWIN_FIELD_STR, 0, 0, "FILE",                                           \
+                          "use these rows of a 22k head: line n names that of class n", NULL),               \
         SWIN_FIELD_COMMON(T, data_path, SWIN_FIELD_STR, 0, 0, "DIR",                                         \
                           "data set: train/ and val/ folders, or train.zip, val.zip and their _map.txt",     \
                           NULL),                                                                             \

@@ -42,10 +42,23 @@ swin_status swin_ckpt_read(const swin_ckpt_tensor *t, float *dst);
 /*
  * Load a network's parameters. c->num_classes follows the checkpoint's head (with a note) unless c->classes_given.
  *
- * w is created here. Derivable buffers (relative_position_index, attn_mask, relative_coords_table) are ignored.
- * SWIN_ERR_MISMATCH lists every missing, unexpected and wrongly shaped tensor at once.
+ * Official, timm, torchvision and transformers names are recognised (family.h). w is created here. Derivable buffers
+ * (relative_position_index, attn_mask, relative_coords_table) are not read; an index or V2's coordinates that belong to
+ * another network are a mismatch. V1's position bias tables of another window are resized, with a note, as the official code
+ * does when it fine-tunes.
+ * SWIN_ERR_MISMATCH lists every missing, unexpected and wrongly shaped tensor at once, and says what the tensors point to
+ * instead; SWIN_ERR_VALUE names a tensor that holds NaN or infinity.
  */
 swin_status swin_weights_load(swin_weights *w, swin_config *c, const char *path);
+
+typedef struct swin_load_opts {
+    bool no_head; /* accept a checkpoint without a classification head: one class, whose weights are zeros */
+    const char *map22k; /* FILE: keep the rows of the head that it names (class_map.h); NULL: all */
+} swin_load_opts;
+
+/* The same from an open checkpoint, which is only read; o NULL: no options. */
+swin_status swin_weights_load_from(swin_weights *w, swin_config *c, const swin_ckpt *ck,
+                                   const swin_load_opts *o);
 
 /* Write a network's parameters as .safetensors (float32, official keys), atomically. */
 swin_status swin_weights_save(const swin_weights *w, const swin_config *c, const char *path);

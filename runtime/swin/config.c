@@ -505,3 +505,15 @@ swin_status swin_config_parse(swin_config *c, const char *text, size_t size, con
     const swin_status st = finish(c, &d);
     return st == SWIN_OK ? st : swin_fail_context(st, "%s", where);
 }
+
+swin_status swin_config_override(swin_config *c, const swin_pairs *overrides)
+{
+    if (!overrides->count) return SWIN_OK;
+    draft d = draft_default();
+    char *text = swin_config_text(c);
+    if (!text) return swin_fail(SWIN_ERR_MEM, "no memory for the configuration");
+    swin_status st = read_text(&d, text, strlen(text), c->name, -1);
+    free(text);
+    if (st == SWIN_OK) st = apply_overrides(&d, overrides);
+    return st == SWIN_OK ? finish(c, &d) : st;
+}

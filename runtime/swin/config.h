@@ -55,6 +55,9 @@ swin_status swin_config_load(swin_config *c, const char *path, const swin_pairs 
 /* The same from text in memory; `where` stands for the file name in errors, and BASE is refused. */
 swin_status swin_config_parse(swin_config *c, const char *text, size_t size, const char *where);
 
+/* Apply KEY VALUE overrides to a checked configuration, and check again. */
+swin_status swin_config_override(swin_config *c, const swin_pairs *overrides);
+
 /* Refuse what no network can be built from: heads that do not divide channels, a window that does not divide the map... */
 swin_status swin_config_check(const swin_config *c);
 

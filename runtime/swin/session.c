@@ -3,6 +3,7 @@
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
 #include "runtime/swin/checkpoint.h"
+#include "runtime/swin/guess.h"
 
 swin_status swin_need_path(const char *flag, const char *path)
 {
@@ -20,14 +21,38 @@ swin_status swin_need_file(const char *flag, const char *path)
     return SWIN_OK;
 }
 
+/* From --cfg with --opts, or else what the checkpoint's tensors point to. */
+static swin_status find_config(swin_config *c, const swin_common *o, const swin_ckpt *ck)
+{
+    if (o->cfg) return swin_config_load(c, o->cfg, &o->opts);
+    const swin_status st = swin_config_guess(c, ck);
+    if (st != SWIN_OK) return swin_fail_context(st, "%s", o->resume);
+    SWIN_TRY(swin_config_override(c, &o->opts));
+    swin_note("no --cfg: the checkpoint's tensors are those of %s, image %d, window %d", c->name,
+              c->image_size, c->window);
+    return SWIN_OK;
+}
+
+swin_status swin_model_load(swin_weights *w, swin_config *c, const swin_common *o)
+{
+    swin_ckpt *ck;
+    *w = (swin_weights){ 0 };
+    if (o->cfg) SWIN_TRY(swin_need_file("--cfg", o->cfg));
+    SWIN_TRY(swin_need_file("--resume", o->resume));
+    if (o->map22k) SWIN_TRY(swin_need_file("--map22k", o->map22k));
+    SWIN_TRY(swin_ckpt_open(&ck, o->resume));
+    swin_status st = find_config(c, o, ck);
+    const swin_load_opts load = { .no_head = o->no_head, .map22k = o->map22k };
+    if (st == SWIN_OK) st = swin_weights_load_from(w, c, ck, &load);
+    swin_ckpt_close(ck);
+    return st;
+}
+
 swin_status swin_session_open(swin_session *s, const swin_common *common, bool need_device)
 {
     *s = (swin_session){ 0 };
-    SWIN_TRY(swin_need_file("--cfg", common->cfg));
-    SWIN_TRY(swin_need_file("--resume", common->resume));
     const double start = swin_now();
-    SWIN_TRY(swin_config_load(&s->config, common->cfg, &common->opts));
-    swin_status st = swin_weights_load(&s->weights, &s->config, common->resume);
+    swin_status st = swin_model_load(&s->weights, &s->config, common);
     if (st == SWIN_OK) st = swin_weights_sha256(&s->config, &s->weights, s->sha256);
     if (st == SWIN_OK) swin_detail("model %s loaded in %.3f s", s->config.name, swin_now() - start);
     if (st == SWIN_OK && need_device) {

@@ -19,10 +19,19 @@ typedef struct swin_session {
 } swin_session;
 
 /*
- * Read --cfg with --opts, load --resume, hash it, and with need_device open --backend, --device, --threads.
+ * The model of the common flags: --resume under --cfg and --opts, or, without --cfg, under what its tensors point to (with a
+ * note; --opts still overrides). --map22k and --no-head as checkpoint.h has them. w and c are overwritten; caller frees w.
  *
- * s is overwritten, and empty again after a failure. SWIN_ERR_USAGE names the flag whose file is not given or
- * not there; other errors are those of swin_config_load, swin_weights_load and swin_dev_open.
+ * SWIN_ERR_USAGE names the flag whose file is not given or not there; SWIN_ERR_MISMATCH: the tensors do not determine the
+ * network (--cfg is needed), or are not its.
+ */
+swin_status swin_model_load(swin_weights *w, swin_config *c, const swin_common *common);
+
+/*
+ * Load the model, hash it, and with need_device open --backend, --device, --threads.
+ *
+ * s is overwritten, and empty again after a failure. Errors are those of swin_model_load and
+ * swin_dev_open.
  */
 swin_status swin_session_open(swin_session *s, const swin_common *common, bool need_device);
 void swin_session_close(swin_session *s); /* a zeroed struct is fine */

@@ -49,7 +49,9 @@ def official_torchvision(key):
     at = int(parts[1]) - 1
     if at % 2:
         return "layers.%d.downsample.%s" % (at // 2, ".".join(parts[2:]))
-    rest = ".".join(parts[3:]).replace("mlp.0.", "mlp.fc1.").replace("mlp.3.", "mlp.fc2.")
+    rest = ".".join(parts[3:])
+    if parts[3] == "mlp":
+        rest = rest.replace("mlp.0.", "mlp.fc1.").replace("mlp.3.", "mlp.fc2.")
     return "layers.%d.blocks.%s.%s" % (at // 2, parts[2], rest)
 
 

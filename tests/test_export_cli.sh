@@ -29,7 +29,7 @@ expect() {
 
 "${SWIN_BUILD_DIR:-build}/tests/make_images" --output "$tmp/images" --train 1 --val 0 >/dev/null || exit 1
 for mode in 1 3; do
-    "$bin/swin-calib" --cfg $cfg --resume $ckpt --data-path "$tmp/images" --num-calib-batch 1 --backend cpu --quiet \
+    "$bin/swin-calib" --cfg $cfg --resume $ckpt --data-path "$tmp/images" --num-calib-batch 1 --backend cpu --quiet --recover none \
         --int8-mode $mode --calib-output-path "$tmp/m$mode.h5" >/dev/null || exit 1
 done
 

@@ -124,6 +124,8 @@ def check(c, run, formats):
     if c.need("onnxruntime's tables", "onnxruntime", "flatbuffers"):
         check_onnxruntime(c, f, paths["onnxruntime"])
     check_openvino(c, f, paths["openvino-fq"])
+    if follows and c.need(f"{run.name} corrections", "safetensors"):
+        check_corrections(c, run, formats)
     check_people(c, f, paths)
 
 
@@ -160,6 +162,42 @@ def check_ft(c, run, f, paths):
         plain = [n for n in w.files if n in ckpt]
         same = all(w[n].dtype == np.float16 and (w[n] == ckpt[n].astype(np.float16)).all() for n in plain)
         c.check(same and len(plain) > 10 * len(names), f"FT weights: {len(plain)} tensors are the checkpoint's in float16")
+
+
+def check_corrections(c, run, formats):
+    """A file that changes weights: scales do not leave without them, and both leave with --weights-out."""
+    import shutil
+
+    import h5py
+    from safetensors.numpy import load_file
+
+    before, after, plain = run.path("weights.safetensors"), run.path("corrected.safetensors"), run.calib
+    run.calib = run.path("corrected.h5")
+    shutil.copy(plain, run.calib)
+    old = load_file(before)
+    new = {"head.bias": old["head.bias"] + 1, "layers.0.blocks.0.mlp.fc1.weight": old["layers.0.blocks.0.mlp.fc1.weight"] * 0.9}
+    with h5py.File(run.calib, "r+") as f:
+        for key, value in new.items():
+            f[f"corrections/weights/{key}"] = np.float32(value)
+    tables = [n for n in formats if n != "ft-weights"]
+    for name in tables:
+        code, words = run.refused(name, "refused_" + formats[name])
+        c.check(code == 1 and "--weights-out" in words, f"{run.name} {name} without corrected weights refused")
+    for name in tables:
+        run.export(name, "with_" + formats[name], "--weights-out", after)
+    got = load_file(after)
+    same = got.keys() == old.keys() and all((got[k] == np.float32(new.get(k, old[k]))).all() for k in old)
+    c.check(same, f"{run.name}: --weights-out is the checkpoint with {len(new)} corrected tensors")
+    if c.need("corrected weights in ONNX", "onnx"):
+        import onnx
+
+        model = onnx.load(run.export("onnx-qdq", "corrected.onnx"))
+        const = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+        fc1 = "layers.0.blocks.0.mlp.fc1.weight"
+        e = np.abs(const[fc1 + "/codes"] * const[fc1 + "/scale"] - new[fc1].T) / const[fc1 + "/scale"]
+        c.check((const["head.bias"] == new["head.bias"]).all() and e.max() <= 0.501,
+                f"{run.name}: onnx-qdq has the corrected weights, to {e.max():.3f} of a step")
+    run.calib = plain
 
 
 def check_ft_packing(c, w, block):
@@ -228,6 +266,24 @@ def fake_quantize(x, low, high, levels):
     return q / (levels - 1) * (high - low) + low
 
 
+def check_fake_quantize(c, table, f):
+    """The limits given to OpenVINO's own operator, on values between and beyond the codes."""
+    import openvino as ov
+
+    n = f.enabled()[0]
+    step = f.amax(n) / 127
+    x = np.float32((np.arange(-140, 140, 0.125) + 0.0625) * step)  # no ties
+    worst = 0.0
+    for levels, qmin in ((255, -127), (256, -128)):
+        e = table["activations"][n][f"levels_{levels}"]
+        p = ov.opset13.parameter([len(x)], np.float32)
+        limits = [np.float32(e[k]) for k in ("input_low", "input_high", "output_low", "output_high")]
+        net = ov.Model([ov.opset13.fake_quantize(p, *limits, levels)], [p], "fq")
+        got = ov.Core().compile_model(net, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(x)[0]
+        worst = max(worst, float(np.abs(got / step - np.clip(np.rint(x / step), qmin, 127)).max()))
+    c.check(worst < 1e-3, f"OpenVINO's FakeQuantize with these limits makes our codes: off by {worst:.1e} codes")
+
+
 def check_openvino(c, f, path):
     table, worst = json.load(open(path)), 0.0
     for n in f.enabled():
@@ -240,6 +296,8 @@ def check_openvino(c, f, path):
             if (e["input_low"], e["input_high"]) != (e["output_low"], e["output_high"]):
                 worst = np.inf
     c.check(set(table["activations"]) == set(f.enabled()) and worst < 1e-6, f"OpenVINO limits against our codes: {worst:.1e}")
+    if c.need("limits in OpenVINO", "openvino"):
+        check_fake_quantize(c, table, f)
     same = all(np.allclose(table["weights"][n]["high_channel"], np.where(v > 0, v, 127), rtol=1e-6)
                for n, v in f.channel.items())
     c.check(same, f"OpenVINO limits of {len(f.channel)} weights, channel by channel")

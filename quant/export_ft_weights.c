@@ -278,9 +278,9 @@ static swin_status save(const swin_export_job *job)
 
 const swin_export_format swin_export_ft_weights = {
     .name = "ft-weights",
-    .help = "FasterTransformer: .npz whose members, in their order, are its INT8 op's tensors; Linear "
-            "weights are float16 "
-            "to be given to its swin_weight_quantize, or with --ft-layout codes that are ready",
+    .help = "FasterTransformer: .npz, its INT8 op's tensors in their order (head apart); Linear weights as "
+            "float16, "
+            "or as --ft-layout's codes",
     .flags = SWIN_EXPORT_CALIB | SWIN_EXPORT_WEIGHTS | SWIN_EXPORT_SYMMETRIC | SWIN_EXPORT_WHOLE_MODE,
     .write = save,
 };

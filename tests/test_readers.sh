@@ -30,10 +30,19 @@ compare() {
     echo "$1: $sites sites"
 }
 
+# in_readme LANGUAGE FILE: the README shows the reader as it is
+in_readme() {
+    awk -v open='```'"$1" '$0 == open { on = 1; next } $0 == "```" { on = 0 } on' README.md >"$tmp/shown"
+    cmp -s "$tmp/shown" "$2" || fail "README.md does not show $2 as it is"
+    [[ $(wc -l <"$2") -le 30 ]] || fail "$2 is no short reader any more: $(wc -l <"$2") lines"
+}
+in_readme python tests/readers/read_calib.py
+in_readme c tests/readers/read_calib.c
+
 hdf5="hdf5"
 pkg-config --exists hdf5 || hdf5="hdf5-serial"
 # shellcheck disable=SC2046 # words for the compiler
-if cc -std=c11 -Wall -Wextra -o "$tmp/reader" tests/readers/read_calib.c $(pkg-config --cflags --libs $hdf5) 2>"$tmp/err"; then
+if cc -std=c11 -Wall -o "$tmp/reader" tests/readers/read_calib.c $(pkg-config --cflags --libs $hdf5) 2>"$tmp/err"; then
     "$tmp/reader" "$tmp/c.h5" >"$tmp/c" || fail "the C reader failed"
     compare "C reader" "$tmp/c"
     "$tmp/reader" README.md >"$tmp/out" 2>/dev/null && fail "the C reader took README.md for a calibration file"

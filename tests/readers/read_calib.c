@@ -8,15 +8,13 @@ static double number(hid_t at, const char *name)
     double v = 0;
     hid_t a = H5Aopen(at, name, H5P_DEFAULT);
     if (a < 0 || H5Aread(a, H5T_NATIVE_DOUBLE, &v) < 0) exit(1); /* HDF5 has said what is wrong */
-    H5Aclose(a);
-    return v;
+    return H5Aclose(a), v;
 }
 
 /* real = (code - zero_point) * scale, code = clamp(round(real / scale) + zero_point, qmin, qmax) */
 static herr_t site(hid_t sites, const char *name, const H5L_info_t *info, void *user)
 {
     hid_t s = H5Gopen2(sites, name, H5P_DEFAULT);
-    (void)info, (void)user;
     if (number(s, "enabled") != 0)
         printf("%s %.9g %.0f %.0f %.0f\n", name, number(s, "scale"), number(s, "zero_point"),
                number(s, "qmin"), number(s, "qmax"));

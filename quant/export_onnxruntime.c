@@ -135,21 +135,36 @@ static void fill_flatbuffers(FILE *out, const table *t)
 
 /* ---- files ---------------------------------------------------------------------------------------------------------- */
 
-static swin_status write_one(const char *dir, const char *name, void (*fill)(FILE *, const table *),
-                             const table *t)
+static swin_status make_folder(const char *path)
 {
-    char *path = swin_format("%s/%s", dir, name), *text = NULL;
-    size_t size = 0;
-    FILE *out = path ? open_memstream(&text, &size) : NULL;
-    swin_status st = SWIN_ERR_MEM;
-    if (out) {
-        fill(out, t);
-        st = fclose(out) == 0 ? SWIN_OK : SWIN_ERR_MEM;
+    if (mkdir(path, 0777) != 0 && errno != EEXIST)
+        return swin_fail(SWIN_ERR_IO, "%s: cannot make this folder: %s", path, strerror(errno));
+    if (!swin_is_dir(path)) return swin_fail(SWIN_ERR_IO, "%s: is no folder, and three files go there", path);
+    return SWIN_OK;
+}
+
+static const struct {
+    const char *name;
+    void (*fill)(FILE *out, const table *t);
+} files[] = {
+    { "calibration.json", fill_json },
+    { "calibration.cache", fill_cache },
+    { "calibration.flatbuffers", fill_flatbuffers },
+};
+
+static swin_status write_all(const char *folder, const table *t)
+{
+    swin_outfile out[SWIN_COUNT(files)] = { { 0 } };
+    swin_status st = make_folder(folder);
+    for (size_t i = 0; i < SWIN_COUNT(files) && st == SWIN_OK; i++) {
+        char *path = swin_format("%s/%s", folder, files[i].name);
+        st = path ? swin_outfile_open(&out[i], path)
+                  : swin_fail(SWIN_ERR_MEM, "%s: no memory to write it", folder);
+        if (st == SWIN_OK) files[i].fill(out[i].f, t);
+        free(path);
     }
-    st = st == SWIN_OK ? swin_write_file(path, text, size)
-                       : swin_fail(st, "%s/%s: no memory to write it", dir, name);
-    free(text);
-    free(path);
+    if (st == SWIN_OK) return swin_outfile_commit_all(out, SWIN_COUNT(files));
+    for (size_t i = 0; i < SWIN_COUNT(files); i++) swin_outfile_discard(&out[i]);
     return st;
 }
 
@@ -159,14 +174,8 @@ static swin_status save(const swin_export_job *job)
     swin_status st = swin_export_each(job, add, &t);
     if (st == SWIN_OK) {
         qsort(t.entries, t.count, sizeof *t.entries, by_key);
-        if (mkdir(job->output, 0777) != 0 && errno != EEXIST)
-            st = swin_fail(SWIN_ERR_IO, "%s: cannot make this folder: %s", job->output, strerror(errno));
-        else if (!swin_is_dir(job->output))
-            st = swin_fail(SWIN_ERR_IO, "%s: is no folder, and three files go there", job->output);
+        st = write_all(job->output, &t);
     }
-    if (st == SWIN_OK) st = write_one(job->output, "calibration.json", fill_json, &t);
-    if (st == SWIN_OK) st = write_one(job->output, "calibration.cache", fill_cache, &t);
-    if (st == SWIN_OK) st = write_one(job->output, "calibration.flatbuffers", fill_flatbuffers, &t);
     for (size_t i = 0; i < t.count; i++) free(t.entries[i].key);
     free(t.entries);
     return st;

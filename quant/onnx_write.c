@@ -128,7 +128,7 @@ static swin_status write_external(swin_onnx *g, FILE *f, const char *data_path)
 
 swin_status swin_onnx_write(swin_onnx *g, const char *path, size_t one_file)
 {
-    swin_outfile model = { 0 }, data = { 0 };
+    swin_outfile files[2] = { { 0 }, { 0 } }, *data = &files[0], *model = &files[1];
     char *data_path = NULL;
     swin_status st = SWIN_OK;
     if (g->out_of_memory) return swin_fail(SWIN_ERR_MEM, "%s: no memory for the graph", path);
@@ -136,19 +136,18 @@ swin_status swin_onnx_write(swin_onnx *g, const char *path, size_t one_file)
     const bool external = protobuf_c_message_get_packed_size(&g->model.base) > one_file;
     if (external) {
         data_path = swin_format("%s.data", path);
-        st = data_path ? swin_outfile_open(&data, data_path)
+        st = data_path ? swin_outfile_open(data, data_path)
                        : swin_fail(SWIN_ERR_MEM, "%s: no memory to write it", path);
-        if (st == SWIN_OK) st = write_external(g, data.f, data_path);
+        if (st == SWIN_OK) st = write_external(g, data->f, data_path);
         if (st == SWIN_OK && g->out_of_memory)
             st = swin_fail(SWIN_ERR_MEM, "%s: no memory for the graph", path);
     }
-    if (st == SWIN_OK) st = swin_outfile_open(&model, path);
-    if (st == SWIN_OK) st = write_model(g, model.f);
-    /* Both are complete before either takes its name, so an old pair is never half replaced by a failed run. */
-    if (st == SWIN_OK && external) st = swin_outfile_commit(&data);
-    if (st == SWIN_OK) st = swin_outfile_commit(&model);
-    swin_outfile_discard(&model);
-    swin_outfile_discard(&data);
+    if (st == SWIN_OK) st = swin_outfile_open(model, path);
+    if (st == SWIN_OK) st = write_model(g, model->f);
+    /* Together, so an old pair is never half replaced by a failed run. */
+    if (st == SWIN_OK) st = swin_outfile_commit_all(external ? data : model, external ? 2 : 1);
+    swin_outfile_discard(model);
+    swin_outfile_discard(data);
     free(data_path);
     return st;
 }

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Install what building and testing need, through apt, on Debian 12 and Ubuntu 24.04. Does nothing when all is there.
 #
-#   scripts/setup.sh [--dry-run] [--fuzz] [--coverage] [--format]
+#   scripts/setup.sh [--dry-run] [--fuzz] [--coverage] [--format] [--peers]
 #
-# As root, or through sudo. The three last flags add the tools of scripts/fuzz.sh, coverage.sh and format.sh.
+# As root, or through sudo. The last flags add the tools of scripts/fuzz.sh, coverage.sh, format.sh and test.sh --peers.
 set -euo pipefail
 
 jpeg=libjpeg62-turbo-dev
@@ -36,6 +36,7 @@ for flag in "$@"; do
     --fuzz) needs+=("clang clang --version") ;;
     --coverage) needs+=("gcovr gcovr --version") ;;
     --format) needs+=("clang-format-14 clang-format-14 --version") ;;
+    --peers) needs+=("python3-venv python3 -m ensurepip --version") ;;
     *)
         echo "setup.sh: unknown flag $flag" >&2
         exit 2

@@ -71,7 +71,9 @@ summary() { # build folder
     fi
 }
 
-[[ $setup -eq 0 ]] || scripts/setup.sh
+setup_flags=()
+[[ $peers -eq 0 ]] || setup_flags=(--peers)
+[[ $setup -eq 0 ]] || scripts/setup.sh ${setup_flags[@]+"${setup_flags[@]}"}
 if [[ $peers -eq 1 ]]; then
     say "Python packages for the comparisons"
     make_venv

@@ -64,6 +64,20 @@ for format in ft-scales tensorrt-cache onnxruntime openvino-fq pytorch; do
 done
 [[ ! -e $tmp/x && ! -e $tmp/x.tmp ]] || fail "a refused export left a file"
 
+# a disk that fills up: the reason is said, and nothing stands under a final name
+for format in $formats; do
+    file=$tmp/full_$format
+    [[ $format = pytorch ]] && file=$file.npz
+    (
+        trap '' XFSZ
+        ulimit -f 2 # times 1024 bytes
+        exec "$bin/swin-export" --calib "$tmp/m1.h5" --resume $ckpt --format "$format" --output "$file" >/dev/null
+    ) 2>"$tmp/err"
+    [[ $? -eq 1 ]] || fail "$format on a full disk: $(cat "$tmp/err")"
+    grep -q "cannot write" "$tmp/err" || fail "$format on a full disk says: $(cat "$tmp/err")"
+    [[ -z $(find "$tmp"/full_* -type f 2>/dev/null) ]] || fail "$format on a full disk left $(find "$tmp"/full_* -type f)"
+done
+
 # another checkpoint than the one that was calibrated
 "$bin/swin-export" --calib "$tmp/m1.h5" --resume $ckpt --weights-out "$tmp/same.safetensors" >/dev/null 2>&1 ||
     fail "--weights-out alone"

@@ -112,6 +112,21 @@ swin_status swin_outfile_commit(swin_outfile *o)
     return st;
 }
 
+swin_status swin_outfile_commit_all(swin_outfile *files, size_t count)
+{
+    swin_status st = SWIN_OK;
+    for (size_t i = 0; i < count && st == SWIN_OK; i++)
+        if (fflush(files[i].f) != 0 || ferror(files[i].f) || fsync(fileno(files[i].f)) != 0)
+            st = swin_fail(SWIN_ERR_IO, "%s: cannot write: %s", files[i].path, strerror(errno));
+    for (size_t i = 0; i < count; i++) {
+        if (st == SWIN_OK)
+            st = swin_outfile_commit(&files[i]);
+        else
+            swin_outfile_discard(&files[i]);
+    }
+    return st;
+}
+
 void swin_outfile_discard(swin_outfile *o)
 {
     if (o->f) fclose(o->f);

@@ -36,6 +36,8 @@ typedef struct swin_outfile {
 swin_status swin_outfile_open(swin_outfile *o, const char *path);
 /* Flush, check, rename. On failure the temporary file is gone and the old file, if any, untouched. */
 swin_status swin_outfile_commit(swin_outfile *o);
+/* All of them or, when one cannot be completed, none: every file is on the disk before the first takes its name. */
+swin_status swin_outfile_commit_all(swin_outfile *files, size_t count);
 /* Throw away what was written. Fine after commit and on a zeroed struct. */
 void swin_outfile_discard(swin_outfile *o);
 

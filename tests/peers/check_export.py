@@ -1,6 +1,6 @@
 """Holds swin-export's files against the engines that read them and against independent computations.
 
-usage: check_export.py --bin DIR --tools DIR --cfg Y --resume CKPT --data-path DIR --work DIR [--images 256] [--modes 1,2,3]
+usage: check_export.py --bin DIR --tools DIR --cfg Y --resume CKPT --data-path DIR --work DIR [--images 768] [--modes 1,2,3]
                        [--families 1,2]
 The checkpoint given is a Swin V1; a small Swin V2 of random weights follows it through the same checks.
 Prints a line for each check with its number and its bar; a check whose package is not installed is skipped and counted.
@@ -36,10 +36,13 @@ class Checks:
             try:
                 importlib.import_module(name)
             except ImportError:
-                self.skipped += 1
-                print(f"skipped {text}: no {name}", flush=True)
+                self.skip(f"{text}: no {name}")
                 return False
         return True
+
+    def skip(self, text):
+        self.skipped += 1
+        print(f"skipped {text}", flush=True)
 
 
 V2 = """MODEL:
@@ -106,7 +109,7 @@ def main():
     ap = argparse.ArgumentParser()
     for flag in ("--bin", "--tools", "--cfg", "--resume", "--data-path", "--work"):
         ap.add_argument(flag, required=True)
-    ap.add_argument("--images", type=int, default=256)
+    ap.add_argument("--images", type=int, default=768)
     ap.add_argument("--calib-batches", type=int, default=10)
     ap.add_argument("--modes", default="1,2,3")
     ap.add_argument("--families", default="1,2")

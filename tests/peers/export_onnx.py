@@ -1,4 +1,6 @@
 """ONNX exports: structure, float and Q/DQ networks in ONNX Runtime (and OpenVINO, when installed), single layers."""
+import os
+
 import numpy as np
 
 import export_tables
@@ -20,7 +22,7 @@ def session(model):
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    options.intra_op_num_threads = 2
+    options.intra_op_num_threads = os.cpu_count()
     options.log_severity_level = 3
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
@@ -97,7 +99,11 @@ def check_qdq(c, run, float_logits):
 
 
 def compare(c, name, y, y_float, sim, sim_float):
-    """Distance to the engine's own float network, beside int8-sim's distance to ours."""
+    """Distance to the engine's own float network, beside int8-sim's distance to ours. Both networks are chaotic: an image in
+    fifty differs between two right ones, so few images prove nothing."""
+    if len(y) < 256:
+        c.skip(f"{name}: SQNR and agreement of only {len(y)} images")
+        return
     a, b = sqnr(y, y_float), sqnr(sim, sim_float)
     c.check(abs(a - b) <= 0.5, f"{name}, {len(y)} images: SQNR {a:.2f} dB, int8-sim {b:.2f} dB (0.5 apart)")
     a, b = agreement(y, y_float), agreement(sim, sim_float)

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "calib/from_checkpoint.h"
 #include "calib/report.h"
 #include "calib/run.h"
 #include "runtime/base/field.h"
@@ -16,6 +17,7 @@ typedef struct options {
     const char *split, *sample, *calibrator, *histogram, *recover, *calib_output_path, *report;
     int num_calib_batch, calib_batchsz, seed, int8_mode;
     double percentile;
+    bool from_checkpoint;
 } options;
 
 #define F(member, kind, lo, hi, arg, help, choices)                                                          \
@@ -43,6 +45,12 @@ static const swin_field fields[] = {
       "exact: independent of order and batches; compat: the PyTorch toolkit's, fixed by the first batch",
       "exact|compat"),
     F(recover, CHOICE, 0, 0, "NAME", "accuracy recovery; this build has none", "none|fast|best"),
+    { "Checkpoints:", SWIN_FIELD_HEADING, 0, 0, 0, NULL, NULL, NULL },
+    F(from_checkpoint, BOOL, 0, 0, NULL,
+      "no images: take the ranges that a PyTorch toolkit's calibrated checkpoint stores (its _amax buffers)",
+      NULL),
+    SWIN_FIELD_COMMON(options, no_head, SWIN_FIELD_BOOL, 0, 0, NULL,
+                      "accept a feature extractor's checkpoint, which has no classification head", NULL),
     { "Results:", SWIN_FIELD_HEADING, 0, 0, 0, NULL, NULL, NULL },
     F(calib_output_path, STR, 0, 0, "PATH", "calibration file; a folder gets <MODEL.NAME>_calib.h5", NULL),
     F(report, STR, 0, 0, "FILE", "also write the table of ranges, as .json or .csv", NULL),
@@ -87,7 +95,10 @@ static swin_status check(const options *o)
 {
     if (strcmp(o->recover, "none") != 0)
         return swin_fail(SWIN_ERR_USAGE, "--recover %s: not in this build; take --recover none", o->recover);
-    SWIN_TRY(swin_need_path("--data-path", o->common.data_path));
+    if (!o->from_checkpoint)
+        SWIN_TRY(swin_need_path("--data-path", o->common.data_path));
+    else if (o->common.data_path)
+        swin_note("--data-path %s: not read, --from-checkpoint needs no images", o->common.data_path);
     if (o->report) SWIN_TRY(swin_calib_report_check(o->report));
     if (o->report) SWIN_TRY(check_folder("--report", o->report));
     return swin_is_dir(o->calib_output_path) ? SWIN_OK
@@ -129,25 +140,44 @@ static swin_status show(const options *o, const swin_calib_file *f)
     return fflush(stdout) == 0 ? SWIN_OK : swin_fail(SWIN_ERR_IO, "cannot write to standard output");
 }
 
+/* Ranges from images. */
+static swin_status observe(swin_calib_file *f, const options *o, const swin_session *s)
+{
+    swin_calib_timing t;
+    const swin_calib_opts run = run_opts(o);
+    const swin_status st = swin_calib_run(f, s->dev, &s->config, &s->weights, s->sha256, &run, &t);
+    if (st == SWIN_OK)
+        swin_note("data %.2f s, images %.2f s, ranges %.2f s", t.open_s, t.forward_s, t.calibrators_s);
+    return st;
+}
+
+/* Ranges that are stored in the checkpoint. */
+static swin_status take(swin_calib_file *f, const options *o, const swin_session *s)
+{
+    swin_ckpt *ck;
+    SWIN_TRY(swin_ckpt_open(&ck, o->common.resume));
+    const swin_status st =
+        swin_calib_from_checkpoint(f, &s->config, &s->weights, ck, s->sha256, (swin_int8_mode)o->int8_mode);
+    swin_ckpt_close(ck);
+    return st == SWIN_OK ? st : swin_fail_context(st, "%s", o->common.resume);
+}
+
 static swin_status calibrate(const options *o)
 {
     swin_session s;
     swin_calib_file f = { 0 };
-    swin_calib_timing t;
     char *path = NULL;
     const double start = swin_now();
     SWIN_TRY(check(o));
-    SWIN_TRY(swin_session_open(&s, &o->common, true));
+    SWIN_TRY(swin_session_open(&s, &o->common, !o->from_checkpoint));
     const double opened = swin_now();
-    const swin_calib_opts run = run_opts(o);
     swin_status st = output_path(&path, o->calib_output_path, &s.config);
-    if (st == SWIN_OK) st = swin_calib_run(&f, s.dev, &s.config, &s.weights, s.sha256, &run, &t);
+    if (st == SWIN_OK) st = o->from_checkpoint ? take(&f, o, &s) : observe(&f, o, &s);
     const double ran = swin_now();
     if (st == SWIN_OK) st = swin_check_interrupt();
     if (st == SWIN_OK) st = swin_calib_file_write(&f, path);
     if (st == SWIN_OK) {
-        swin_note("%s: written. Model %.2f s, data %.2f s, images %.2f s, ranges %.2f s, file %.2f s", path,
-                  opened - start, t.open_s, t.forward_s, t.calibrators_s, swin_now() - ran);
+        swin_note("%s: written. Model %.2f s, file %.2f s", path, opened - start, swin_now() - ran);
         st = show(o, &f);
     }
     free(path);

@@ -148,7 +148,7 @@ static float row_amax(const float *w, int n)
     return amax;
 }
 
-static swin_status weight_ranges(swin_calib_file *f, const swin_weights *w)
+swin_status swin_calib_weight_ranges(swin_calib_file *f, const swin_weights *w)
 {
     for (int i = 0; i < f->nweights; i++) {
         swin_weight_record *r = &f->weights[i];
@@ -196,7 +196,7 @@ static swin_status calibrate(run *r, swin_dev *dev, const swin_config *c, const 
     const double seen = swin_now();
     t->forward_s = seen - start - t->open_s;
     SWIN_TRY(choose_ranges(r));
-    SWIN_TRY(weight_ranges(r->f, w));
+    SWIN_TRY(swin_calib_weight_ranges(r->f, w));
     SWIN_TRY(swin_calib_file_derive(r->f, r->o->mode));
     t->calibrators_s = swin_now() - seen;
     return SWIN_OK;

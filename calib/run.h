@@ -27,4 +27,7 @@ typedef struct swin_calib_timing {
 swin_status swin_calib_run(swin_calib_file *f, swin_dev *dev, const swin_config *c, const swin_weights *w,
                            const char *checkpoint_sha256, const swin_calib_opts *o, swin_calib_timing *t);
 
+/* The weights' ranges in f->weights, per tensor and per output channel, from their values. */
+swin_status swin_calib_weight_ranges(swin_calib_file *f, const swin_weights *w);
+
 #endif

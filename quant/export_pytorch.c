@@ -3,26 +3,12 @@
 
 #include "quant/export.h"
 #include "quant/npz.h"
+#include "quant/toolkit.h"
 
 typedef struct amax_entry {
-    char key[SWIN_SITE_NAME_MAX + 32];
+    char key[SWIN_TOOLKIT_KEY_MAX];
     float amax;
 } amax_entry;
-
-/* The toolkit's buffer of a site: "<module>.<suffix>_quantizer._amax", where what feeds an operator other than a Linear or a
- * LayerNorm is called an input once more (reference/swin.md 4.1). */
-static void toolkit_key(char *key, size_t size, swin_site site)
-{
-    char name[SWIN_SITE_NAME_MAX];
-    swin_site_name(site, name);
-    const swin_site_kind k = swin_site_kind_of(site);
-    const bool plain = k == SWIN_SITE_SOFTMAX_INPUT || k == SWIN_SITE_LAYERNORM_INPUT1 ||
-                       k == SWIN_SITE_LAYERNORM_INPUT2;
-    const swin_site_role role = swin_site_role_of(site);
-    const bool operand = role == SWIN_ROLE_MATMUL || role == SWIN_ROLE_SOFTMAX ||
-                         (role == SWIN_ROLE_OFF && !plain);
-    snprintf(key, size, "%s%s_quantizer._amax", name, operand ? "_input" : "");
-}
 
 static swin_status write_table(const swin_export_job *job, const swin_named_tensor *tensors, size_t count)
 {
@@ -41,7 +27,7 @@ static swin_status save(const swin_export_job *job)
     swin_status st = entries && tensors ? SWIN_OK : swin_fail(SWIN_ERR_MEM, "no memory for %zu sites", count);
     for (size_t i = 0; i < count && st == SWIN_OK; i++) {
         const swin_site s = f->sites[i].site;
-        toolkit_key(entries[i].key, sizeof entries[i].key, s);
+        swin_toolkit_key(entries[i].key, s);
         entries[i].amax = swin_site_role_of(s) == SWIN_ROLE_WEIGHT ? swin_calib_file_weight(f, s)->amax
                                                                    : f->sites[i].amax;
         tensors[i] =

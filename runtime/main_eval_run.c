@@ -157,6 +157,12 @@ static swin_status check_labels(const eval_job *j)
         return swin_fail(SWIN_ERR_MISMATCH,
                          "--data-path %s: labels up to %d, but the model has %d classes: another data set?",
                          j->o->common.data_path, have - 1, classes);
+    if (classes == 21841 && have <= 1000)
+        return swin_fail(
+            SWIN_ERR_MISMATCH,
+            "--data-path %s has %d classes, but the checkpoint's head has the 21841 of ImageNet-22k: "
+            "--map22k FILE names the row of each class (the official map22kto1k.txt for ImageNet-1k)",
+            j->o->common.data_path, have);
     if (have < classes && strcmp(swin_dataset_kind(j->data), "folder") == 0)
         swin_warn("%s: %d class folders for a model of %d classes; a label is its folder's rank among them",
                   j->o->common.data_path, have, classes);

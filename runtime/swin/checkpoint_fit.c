@@ -194,7 +194,7 @@ static void check_unexpected(checker *k, const bool *used)
         }
     }
     if (ranges)
-        swin_note("%s: %d stored quantizer ranges are not used (swin-calib --from-checkpoint takes them)",
+        swin_note("%s: %d quantizer ranges are stored, which swin-calib --from-checkpoint takes",
                   k->ck->path, ranges);
 }
 

@@ -74,14 +74,13 @@ static void state_free(state *s)
     swin_calib_file_free(&s->calib);
 }
 
-/* The model: from --cfg, or as the calibration file has it. */
+/* The model that was calibrated: from --cfg, or as the calibration file has it. */
 static swin_status open_config(state *s, const options *o)
 {
     if (o->common.cfg) {
         SWIN_TRY(swin_need_file("--cfg", o->common.cfg));
         return swin_config_load(&s->session.config, o->common.cfg, &o->common.opts);
     }
-    if (!s->job.calib) return swin_fail(SWIN_ERR_USAGE, "--cfg is needed where there is no --calib");
     if (o->common.opts.count > 0)
         return swin_fail(SWIN_ERR_USAGE, "--opts: overrides keys of --cfg, which is not given");
     s->session.config = s->calib.config;
@@ -102,8 +101,10 @@ static swin_status load_weights(state *s, const swin_common *o)
 
 static swin_status open_weights(state *s, const options *o)
 {
-    SWIN_TRY(load_weights(s, &o->common));
-    if (s->job.calib) {
+    if (!s->job.calib) {
+        SWIN_TRY(swin_model_load(&s->session.weights, &s->session.config, &o->common));
+    } else {
+        SWIN_TRY(load_weights(s, &o->common));
         SWIN_TRY(swin_weights_sha256(&s->session.config, &s->session.weights, s->session.sha256));
         SWIN_TRY(swin_calib_file_match(&s->calib, o->calib, &s->session.config, s->session.sha256));
     }
@@ -125,9 +126,11 @@ static swin_status open_inputs(state *s, const options *o, const swin_export_for
         return swin_fail(SWIN_ERR_USAGE, "--weights-out: --calib is needed with it");
     if (format && (format->flags & SWIN_EXPORT_CALIB) && !o->calib)
         return swin_fail(SWIN_ERR_USAGE, "--calib is needed for --format %s", format->name);
-    SWIN_TRY(open_config(s, o));
     job->config = &s->session.config;
-    if (job->calib) SWIN_TRY(swin_calib_file_match(&s->calib, o->calib, job->config, NULL));
+    if (job->calib) {
+        SWIN_TRY(open_config(s, o));
+        SWIN_TRY(swin_calib_file_match(&s->calib, o->calib, job->config, NULL));
+    }
     if (o->weights_out || o->common.resume || (format && (format->flags & SWIN_EXPORT_WEIGHTS)))
         SWIN_TRY(open_weights(s, o));
     if (o->name_map) {

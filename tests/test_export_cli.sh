@@ -55,7 +55,7 @@ expect 2 "--output" "${x[@]}" --calib "$tmp/m1.h5" --format csv
 expect 2 "--calib" "${x[@]}" --format csv --output "$tmp/x"
 expect 2 "--calib" "${x[@]}" --calib "$tmp/none.h5" --format csv --output "$tmp/x"
 expect 2 "--resume" "${x[@]}" --calib "$tmp/m1.h5" --format onnx-qdq --output "$tmp/x"
-expect 2 "--cfg" "${x[@]}" --resume $ckpt --format onnx-float --output "$tmp/x"
+expect 2 "--resume" "${x[@]}" --cfg $cfg --format onnx-float --output "$tmp/x"
 expect 2 "--trt-version" "${x[@]}" --calib "$tmp/m1.h5" --format tensorrt-cache --output "$tmp/x" --trt-version 12
 expect 1 "$ckpt" "${x[@]}" --calib $ckpt --format csv --output "$tmp/x"
 expect 1 "$tmp/nowhere/x" "${x[@]}" --calib "$tmp/m1.h5" --format csv --output "$tmp/nowhere/x"
@@ -77,6 +77,11 @@ for format in $formats; do
     grep -q "cannot write" "$tmp/err" || fail "$format on a full disk says: $(cat "$tmp/err")"
     [[ -z $(find "$tmp"/full_* -type f 2>/dev/null) ]] || fail "$format on a full disk left $(find "$tmp"/full_* -type f)"
 done
+
+# without --cfg and --calib the checkpoint says what network it is
+"$bin/swin-export" --resume $ckpt --format onnx-float --output "$tmp/guessed.onnx" >/dev/null 2>"$tmp/err" ||
+    fail "no --cfg: $(cat "$tmp/err")"
+[[ $(stat -c %s "$tmp/guessed.onnx") -ge $(($(stat -c %s "$tmp/a_onnx-float") - 200)) ]] || fail "no --cfg: another network"
 
 # another checkpoint than the one that was calibrated
 "$bin/swin-export" --calib "$tmp/m1.h5" --resume $ckpt --weights-out "$tmp/same.safetensors" >/dev/null 2>&1 ||

@@ -197,6 +197,48 @@ def all_timm(everything):
     return sha
 
 
+def variations():
+    """Windows and image sizes that no released model has, a head of 22k classes, a table of another window."""
+    import timm
+    v2 = dict(v2=True, seed=3)
+    make = timm.create_model
+    for size, window, pretrained in ((384, 12, 0), (384, 24, 12), (512, 8, 0), (256, 16, 12)):
+        m = make("swinv2_tiny_window8_256", num_classes=50, img_size=size, window_size=window,
+                 pretrained_window_sizes=(pretrained,) * 3 + (min(pretrained, size // 32),))
+        fill(m, official_timm, **v2)
+        x = images(1, size)
+        opts = ["DATA.IMG_SIZE", str(size), "MODEL.SWINV2.WINDOW_SIZE", str(window)]
+        if pretrained:
+            opts += ["MODEL.SWINV2.PRETRAINED_WINDOW_SIZES", "[%d,%d,%d,%d]" % ((pretrained,) * 3 + (min(pretrained, size // 32),))]
+        check("V2-T at %d, window %d, pretrained %d" % (size, window, pretrained), m.state_dict(), x,
+              m(torch.from_numpy(x)).double().numpy(), [cfg("swinv2_tiny_patch4_window8_256"), "cpu", "fp32"] + opts)
+    for size, window in ((448, 7), (384, 12), (512, 16), (384, 24)):
+        m = fill(make("swin_tiny_patch4_window7_224", num_classes=50, img_size=size, window_size=window), official_timm,
+                 False, 3)
+        x = images(1, size)
+        check("T at %d, window %d" % (size, window), m.state_dict(), x, m(torch.from_numpy(x)).double().numpy(),
+              [cfg("swin_tiny_patch4_window7_224"), "cpu", "fp32", "DATA.IMG_SIZE", str(size), "MODEL.SWIN.WINDOW_SIZE",
+               str(window)])
+    m = fill(make("swin_tiny_patch4_window7_224", num_classes=21841), official_timm, False, 3)
+    x = images(1, 224)
+    check("T with a head of 22k", m.state_dict(), x, m(torch.from_numpy(x)).double().numpy())
+
+    # The official recipe for fine-tuning at another window: each table interpolated over its square.
+    small = fill(make("swin_tiny_patch4_window7_224", num_classes=50), official_timm, False, 3)
+    large = make("swin_tiny_patch4_window7_224", num_classes=50, img_size=384, window_size=12)
+    state = dict(small.state_dict())
+    for k, v in large.state_dict().items():
+        if k.endswith("relative_position_bias_table"):
+            side, to = int(state[k].shape[0] ** 0.5), int(v.shape[0] ** 0.5)
+            grid = state[k].T.reshape(1, -1, side, side)
+            state[k] = torch.nn.functional.interpolate(grid, size=(to, to), mode="bicubic").reshape(-1, to * to).T
+    large.load_state_dict(state)
+    large.eval()
+    x = images(1, 384)
+    check("T of window 7 at 384, window 12", small.state_dict(), x, large(torch.from_numpy(x)).double().numpy(),
+          [cfg("swin_tiny_patch4_window7_224"), "cpu", "fp32", "DATA.IMG_SIZE", "384", "MODEL.SWIN.WINDOW_SIZE", "12"])
+
+
 def all_torchvision(everything, sha):
     import torchvision
     jobs = [("swin_t", False, 224, "swin_tiny_patch4_window7_224"), ("swin_v2_t", True, 256, "swinv2_tiny_window8_256")]
@@ -261,6 +303,8 @@ if __name__ == "__main__":
         update()
         sys.exit(0)
     sha = with_library("timm", all_timm, "--all" in sys.argv)
+    if sha:
+        variations()
     with_library("torchvision", all_torchvision, "--all" in sys.argv, sha)
     with_library("transformers", all_transformers, sha)
     print("%(passed)d passed, %(failed)d failed, %(skipped)d libraries skipped" % counts)

@@ -70,6 +70,7 @@ class Run:
     def __init__(self, args, family, cfg, resume, mode):
         self.args, self.family, self.mode, self.cfg, self.resume = args, family, mode, cfg, resume
         self.name = f"V{family} mode {mode}"
+        self.trained = family == 1
         self.dir = os.path.join(args.work, f"v{family}_mode{mode}")
         os.makedirs(self.dir, exist_ok=True)
         self.calib = self.path("calib.h5")

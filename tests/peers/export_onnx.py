@@ -92,22 +92,27 @@ def check_qdq(c, run, float_logits):
     check_placement(c, run, model)
     s = session(path)
     check_batches(c, name, s, x)
-    compare(c, f"{name} in ONNX Runtime", forward(s, x), float_logits, sim, ours)
+    compare(c, run, "ONNX Runtime", forward(s, x), float_logits, sim, ours)
     check_layers(c, run, model)
     if c.need(f"{name} in OpenVINO", "openvino"):
-        compare(c, f"{name} in OpenVINO", openvino_forward(path, x), float_logits, sim, ours)
+        compare(c, run, "OpenVINO", openvino_forward(path, x), float_logits, sim, ours)
 
 
-def compare(c, name, y, y_float, sim, sim_float):
+def compare(c, run, engine, y, y_float, sim, sim_float):
     """Distance to the engine's own float network, beside int8-sim's distance to ours. Both networks are chaotic: an image in
-    fifty differs between two right ones, so few images prove nothing."""
+    fifty differs between two right ones, so few images prove nothing. Random weights leave the best class no lead over the
+    next, so there agreement is only shown."""
+    name = f"{run.name} in {engine}"
     if len(y) < 256:
         c.skip(f"{name}: SQNR and agreement of only {len(y)} images")
         return
     a, b = sqnr(y, y_float), sqnr(sim, sim_float)
     c.check(abs(a - b) <= 0.5, f"{name}, {len(y)} images: SQNR {a:.2f} dB, int8-sim {b:.2f} dB (0.5 apart)")
     a, b = agreement(y, y_float), agreement(sim, sim_float)
-    c.check(abs(a - b) <= 1.0, f"{name}: agreement {a:.2f} %, int8-sim {b:.2f} % (1 point apart)")
+    if run.trained:
+        c.check(abs(a - b) <= 1.0, f"{name}: agreement {a:.2f} %, int8-sim {b:.2f} % (1 point apart)")
+    else:
+        print(f"        {name}: agreement {a:.2f} %, int8-sim {b:.2f} %", flush=True)
 
 
 def openvino_forward(path, x):

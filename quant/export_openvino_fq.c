@@ -3,7 +3,7 @@
 
 #include "quant/export.h"
 #include "quant/export_json.h"
-#include "quant/weight_codes.h"
+#include "runtime/swin/weight_codes.h"
 
 /* FakeQuantize with 255 levels on [-amax, amax] has exactly our codes; with 256 levels the lower end takes one step more, the
  * code -128, at the same step. */

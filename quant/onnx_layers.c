@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "quant/onnx_build.h"
-#include "quant/weight_codes.h"
+#include "runtime/swin/weight_codes.h"
 #include "runtime/base/half.h"
 
 /* ---- names ---------------------------------------------------------------------------------------------------------- */

@@ -26,7 +26,7 @@ swin_status swin_plan_create(swin_plan *p, const swin_calib_file *f, swin_granul
         if (granularity == SWIN_PER_CHANNEL)
             sites[i].channel_amax = w->amax_channel;
         else
-            sites[i].scale = w->amax / 127.0f;
+            sites[i].amax = w->amax;
     }
     return SWIN_OK;
 }
@@ -50,7 +50,8 @@ swin_status swin_plan_uniform(swin_plan *p, const swin_config *c, swin_int8_mode
                                      .scale = q.scale,
                                      .zero_point = q.zero_point,
                                      .qmin = q.qmin,
-                                     .qmax = q.qmax };
+                                     .qmax = q.qmax,
+                                     .amax = amax };
     }
     return SWIN_OK;
 }

@@ -1,20 +1,20 @@
 /* Preparing a network's layers for integers: reference/swin.md section 4, DESIGN.md section 4. */
-#include <math.h>
 #include <stdlib.h>
 
 #include "runtime/swin/net_impl.h"
+#include "runtime/swin/weight_codes.h"
 
 static const swin_site_plan *planned(const swin_net *net, int stage, int block, swin_site_kind kind)
 {
     return &net->opts.plan->sites[swin_site_index(&net->config, swin_site_make(stage, block, kind))];
 }
 
-/* One row of weights to codes: rint(w * (127 / amax)), half to even; a row of zeros has scale 0 and codes 0. */
 static float quantize_row(int8_t *codes, const float *w, int n, float amax)
 {
-    const float inverse = amax > 0 ? 127.0f / amax : 0.0f;
-    for (int i = 0; i < n; i++) codes[i] = (int8_t)fminf(fmaxf(rintf(w[i] * inverse), -127.0f), 127.0f);
-    return amax / 127.0f;
+    float scale, inverse;
+    swin_weight_scale(&scale, &inverse, amax);
+    for (int i = 0; i < n; i++) codes[i] = swin_weight_code(w[i], inverse);
+    return scale;
 }
 
 static swin_status prepare_integer(swin_net *net, net_layer *layer, const swin_site_plan *weight,
@@ -28,7 +28,7 @@ static swin_status prepare_integer(swin_net *net, net_layer *layer, const swin_s
         goto done;
     }
     for (int n = 0; n < out; n++) {
-        const float amax = weight->channel_amax ? weight->channel_amax[n] : weight->scale * 127.0f;
+        const float amax = weight->channel_amax ? weight->channel_amax[n] : weight->amax;
         scale[n] = quantize_row(codes + (size_t)n * in, w + (size_t)n * in, in, amax);
     }
     st = net->ops->linear_s8_prepare(net->dev, &layer->l, codes, scale, bias, out, in,

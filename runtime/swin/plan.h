@@ -16,7 +16,8 @@ typedef struct swin_site_plan {
     bool enabled;
     float scale; /* > 0 when enabled */
     int zero_point, qmin, qmax;
-    const float *channel_amax; /* weight sites: amax of each output channel; NULL: one scale for the tensor */
+    float amax;                /* weight sites: of the tensor... */
+    const float *channel_amax; /* ...and of each output channel; NULL: one scale for the tensor */
 } swin_site_plan;
 
 typedef struct swin_plan {

@@ -44,7 +44,10 @@ static const swin_field fields[] = {
     F(histogram, CHOICE, 0, 0, "NAME",
       "exact: independent of order and batches; compat: the PyTorch toolkit's, fixed by the first batch",
       "exact|compat"),
-    F(recover, CHOICE, 0, 0, "NAME", "accuracy recovery; this build has none", "none|fast|best"),
+    F(recover, STR, 0, 0, "NAME",
+      "accuracy recovery without training: none, fast, best, or its methods by name, separated by commas: "
+      "equalize, ranges, bias",
+      NULL),
     { "Checkpoints:", SWIN_FIELD_HEADING, 0, 0, 0, NULL, NULL, NULL },
     F(from_checkpoint, BOOL, 0, 0, NULL,
       "no images: take the ranges that a PyTorch toolkit's calibrated checkpoint stores (its _amax buffers)",
@@ -93,8 +96,8 @@ static swin_status check_folder(const char *flag, const char *path)
 
 static swin_status check(const options *o)
 {
-    if (strcmp(o->recover, "none") != 0)
-        return swin_fail(SWIN_ERR_USAGE, "--recover %s: not in this build; take --recover none", o->recover);
+    unsigned methods;
+    SWIN_TRY(swin_recover_choose(&methods, o->recover));
     if (!o->from_checkpoint)
         SWIN_TRY(swin_need_path("--data-path", o->common.data_path));
     else if (o->common.data_path)
@@ -114,6 +117,8 @@ static swin_sample sample_of(const char *name)
 
 static swin_calib_opts run_opts(const options *o)
 {
+    unsigned methods = 0;
+    (void)swin_recover_choose(&methods, o->recover); /* has been checked */
     return (swin_calib_opts){
         .data_path = o->common.data_path,
         .split = o->split,
@@ -127,6 +132,8 @@ static swin_calib_opts run_opts(const options *o)
         .histogram = strcmp(o->histogram, "compat") == 0 ? SWIN_HIST_COMPAT : SWIN_HIST_EXACT,
         .calibrator = swin_calibrator_find(o->calibrator),
         .calibrator_opts = { .percentile = o->percentile },
+        .recover = methods,
+        .recover_name = o->recover,
     };
 }
 
@@ -147,7 +154,7 @@ static swin_status observe(swin_calib_file *f, const options *o, const swin_sess
     const swin_calib_opts run = run_opts(o);
     const swin_status st = swin_calib_run(f, s->dev, &s->config, &s->weights, s->sha256, &run, &t);
     if (st == SWIN_OK)
-        swin_note("data %.2f s, images %.2f s, ranges %.2f s", t.open_s, t.forward_s, t.calibrators_s);
+        swin_note("data %.2f s, images and ranges %.2f s, recovery %.2f s", t.open_s, t.observe_s, t.recover_s);
     return st;
 }
 
@@ -198,7 +205,7 @@ int main(int argc, char **argv)
         .calibrator = "percentile",
         .percentile = 99.99,
         .histogram = "exact",
-        .recover = "none",
+        .recover = "fast",
         .calib_output_path = ".",
     };
     const swin_status st = swin_fields_parse(&program, &o, argc, argv, NULL, NULL);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "quant/factor.h"
 #include "quant/linear_weight.h"
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
@@ -19,6 +20,7 @@ typedef struct run {
     swin_net *net;
     swin_stats *stats;
     float *logits;
+    swin_recover *recover; /* NULL: none */
 } run;
 
 static swin_status choose_images(run *r)
@@ -34,11 +36,11 @@ static swin_status choose_images(run *r)
     return SWIN_OK;
 }
 
-static swin_status open_all(run *r, swin_dev *dev, const swin_config *c, const swin_weights *w)
+static swin_status open_all(run *r, swin_dev *dev, const swin_config *c, const swin_weights *w,
+                            const size_t *indices, size_t count)
 {
-    SWIN_TRY(choose_images(r));
-    const swin_loader_opts lo = { .indices = r->chosen,
-                                  .count = r->nchosen,
+    const swin_loader_opts lo = { .indices = indices,
+                                  .count = count,
                                   .batch = r->o->batch,
                                   .workers = r->o->threads,
                                   .strict = r->o->strict,
@@ -54,11 +56,25 @@ static swin_status open_all(run *r, swin_dev *dev, const swin_config *c, const s
                      : swin_fail(SWIN_ERR_MEM, "no memory for the logits of %d images", r->o->batch);
 }
 
-static swin_status observe_images(run *r)
+static void close_all(run *r)
 {
-    const swin_tap tap = swin_stats_tap(r->stats);
+    free(r->logits);
+    swin_stats_free(r->stats);
+    swin_net_free(r->net);
+    swin_loader_close(r->loader);
+    r->logits = NULL;
+    r->stats = NULL;
+    r->net = NULL;
+    r->loader = NULL;
+}
+
+static swin_status observe_images(run *r, size_t count)
+{
+    const swin_tap stats = swin_stats_tap(r->stats);
+    swin_factor_tap factors = { .f = r->f, .also = &stats };
+    const swin_tap tap = swin_factor_tap_of(&factors);
     swin_progress progress;
-    swin_progress_begin(&progress, "calibrating", "images", r->nchosen);
+    swin_progress_begin(&progress, "calibrating", "images", count);
     for (;;) {
         swin_batch b;
         SWIN_TRY(swin_check_interrupt());
@@ -107,6 +123,7 @@ static swin_status read_site(run *r, int i)
     s->bin_width = seen.bin_width;
     s->hist_abs = seen.hist_abs;
     s->bins = seen.bins;
+    free(s->hist); /* of an earlier look at some of the images */
     s->hist = seen.hist;
     return SWIN_OK;
 }
@@ -154,6 +171,7 @@ swin_status swin_calib_weight_ranges(swin_calib_file *f, const swin_weights *w)
         swin_weight_record *r = &f->weights[i];
         swin_linear_weight l;
         SWIN_TRY(swin_linear_weight_of(&l, &f->config, w, r->site));
+        r->amax = 0;
         for (int row = 0; row < l.out; row++) {
             r->amax_channel[row] = row_amax(l.data + (size_t)row * (size_t)l.in, l.in);
             r->amax = fmaxf(r->amax, r->amax_channel[row]);
@@ -175,7 +193,7 @@ static swin_status describe(run *r, swin_dev *dev, const swin_config *c, const c
     f->engine = strdup(engine);
     f->calibrator = strdup(r->o->calibrator->name);
     f->histogram = strdup(r->o->histogram == SWIN_HIST_COMPAT ? "compat" : "exact");
-    f->recover = strdup("none");
+    f->recover = strdup(r->o->recover_name ? r->o->recover_name : "none");
     f->preprocess = strdup(preprocess);
     f->percentile = r->o->calibrator_opts.percentile;
     memcpy(f->checkpoint_sha256, sha, SWIN_SHA256_HEX);
@@ -183,22 +201,53 @@ static swin_status describe(run *r, swin_dev *dev, const swin_config *c, const c
     return ok ? SWIN_OK : swin_fail(SWIN_ERR_MEM, "no memory for the calibration file's attributes");
 }
 
+/* Show images to the float network of w and choose ranges, for the file as it stands. */
+static swin_status look(run *r, swin_dev *dev, const swin_weights *w, const size_t *indices, size_t count,
+                        bool record)
+{
+    SWIN_TRY(open_all(r, dev, &r->f->config, w, indices, count));
+    SWIN_TRY(observe_images(r, count));
+    if (record) SWIN_TRY(record_images(r));
+    SWIN_TRY(swin_stats_weights(r->stats, w));
+    SWIN_TRY(choose_ranges(r));
+    SWIN_TRY(swin_calib_weight_ranges(r->f, w));
+    return swin_calib_file_derive(r->f, r->o->mode);
+}
+
+/* The methods that change what will be observed, and the ranges that they are measured against: those of the images that
+ * recovery works on. *seen: these were all the images, and nothing has changed since. */
+static swin_status prepare_recovery(run *r, swin_dev *dev, const swin_config *c, const swin_weights *w,
+                                    bool *seen)
+{
+    const swin_recover_opts ro = { .methods = r->o->recover,
+                                   .threads = r->o->threads,
+                                   .strict = r->o->strict,
+                                   .indices = r->chosen,
+                                   .count = r->nchosen };
+    size_t count;
+    SWIN_TRY(swin_recover_open(&r->recover, dev, c, w, r->f, r->data, &ro));
+    const size_t *indices = swin_recover_indices(r->recover, &count);
+    *seen = count == r->nchosen && !swin_recover_has(r->recover, SWIN_RECOVER_BEFORE);
+    const swin_status st = look(r, dev, w, indices, count, *seen);
+    if (!*seen) close_all(r);
+    SWIN_TRY(st);
+    return swin_recover_run(r->recover, SWIN_RECOVER_BEFORE);
+}
+
 static swin_status calibrate(run *r, swin_dev *dev, const swin_config *c, const swin_weights *w,
                              const char *sha, swin_calib_timing *t)
 {
     const double start = swin_now();
+    bool seen = false;
     SWIN_TRY(describe(r, dev, c, sha));
-    SWIN_TRY(open_all(r, dev, c, w));
+    SWIN_TRY(choose_images(r));
     t->open_s = swin_now() - start;
-    SWIN_TRY(observe_images(r));
-    SWIN_TRY(record_images(r));
-    SWIN_TRY(swin_stats_weights(r->stats, w));
-    const double seen = swin_now();
-    t->forward_s = seen - start - t->open_s;
-    SWIN_TRY(choose_ranges(r));
-    SWIN_TRY(swin_calib_weight_ranges(r->f, w));
-    SWIN_TRY(swin_calib_file_derive(r->f, r->o->mode));
-    t->calibrators_s = swin_now() - seen;
+    if (r->o->recover) SWIN_TRY(prepare_recovery(r, dev, c, w, &seen));
+    if (!seen)
+        SWIN_TRY(look(r, dev, r->recover ? swin_recover_weights(r->recover) : w, r->chosen, r->nchosen, true));
+    t->observe_s = swin_now() - start - t->open_s;
+    if (r->recover) SWIN_TRY(swin_recover_run(r->recover, SWIN_RECOVER_AFTER));
+    t->recover_s = swin_now() - start - t->open_s - t->observe_s;
     return SWIN_OK;
 }
 
@@ -209,10 +258,8 @@ swin_status swin_calib_run(swin_calib_file *f, swin_dev *dev, const swin_config 
     *t = (swin_calib_timing){ 0 };
     SWIN_TRY(swin_calib_file_init(f, c));
     const swin_status st = calibrate(&r, dev, c, w, checkpoint_sha256, t);
-    free(r.logits);
-    swin_stats_free(r.stats);
-    swin_net_free(r.net);
-    swin_loader_close(r.loader);
+    close_all(&r);
+    swin_recover_close(r.recover);
     free(r.chosen);
     swin_dataset_close(r.data);
     if (st != SWIN_OK) swin_calib_file_free(f);

@@ -3,6 +3,7 @@
 #define SWIN_CALIB_RUN_H
 
 #include "calib/calibrator.h"
+#include "calib/recover.h"
 #include "data/loader.h"
 #include "quant/calib_file.h"
 
@@ -17,10 +18,12 @@ typedef struct swin_calib_opts {
     swin_hist_kind  histogram;
     const swin_calibrator *calibrator;
     swin_calibrator_opts   calibrator_opts;
+    unsigned        recover;      /* methods, of swin_recover_choose */
+    const char     *recover_name; /* as the user named them; NULL: none */
 } swin_calib_opts;
 
 typedef struct swin_calib_timing {
-    double open_s, forward_s, calibrators_s; /* printed, never stored */
+    double open_s, observe_s, recover_s; /* printed, never stored */
 } swin_calib_timing;
 
 /* Fill f (created here). c and w describe the checkpoint; sha its hash. */

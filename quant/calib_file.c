@@ -42,7 +42,11 @@ swin_status swin_calib_file_init(swin_calib_file *f, const swin_config *c)
 
 void swin_calib_file_free(swin_calib_file *f)
 {
-    for (int i = 0; f->sites && i < f->nsites; i++) free(f->sites[i].hist);
+    for (int i = 0; f->sites && i < f->nsites; i++) {
+        free(f->sites[i].hist);
+        free(f->sites[i].factor);
+    }
+    swin_corrections_free(&f->corrections);
     for (int i = 0; f->weights && i < f->nweights; i++) free(f->weights[i].amax_channel);
     free(f->sites);
     free(f->weights);

@@ -7,7 +7,7 @@
  *                           nonfinite, bin_width, hist_kind; dataset hist (int64, two-sided: bin i holds floor(x / bin_width) ==
  *                           i - bins/2; compat files: attribute `hist_kind` = "abs", bin i holds floor(|x| / bin_width))
  *   /weights/<module>       a group: attribute amax; dataset amax_channel (float32, one for each output channel)
- *   /corrections/...        what accuracy recovery adds
+ *   /corrections/...        what accuracy recovery adds (quant/corrections.h)
  * Groups keep creation order, which is forward order. Nothing in the file depends on time, path, host or batch split.
  */
 #ifndef SWIN_QUANT_CALIB_FILE_H
@@ -16,6 +16,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "quant/corrections.h"
 #include "quant/mode.h"
 #include "runtime/base/sha256.h"
 #include "runtime/swin/config.h"
@@ -34,6 +35,8 @@ typedef struct swin_site_record {
     bool       hist_abs; /* compat: histogram of |x| */
     uint64_t  *hist;     /* owned; NULL when not loaded */
     int        bins;
+    float     *factor;   /* owned: [channels] what the values are divided by before all of the above; NULL: nothing */
+    int        channels; /* of factor */
 } swin_site_record;
 
 typedef struct swin_weight_record {
@@ -54,6 +57,7 @@ typedef struct swin_calib_file {
     int               nsites;
     swin_weight_record *weights; /* owned, in forward order */
     int               nweights;
+    swin_corrections  corrections; /* owned; the changed weights are there after a run, not after a read */
 } swin_calib_file;
 
 /* Allocate records for a network, every site named, nothing observed yet. */

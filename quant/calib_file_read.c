@@ -9,6 +9,8 @@
 
 enum { MOST_BINS = 1 << 20 };
 
+#define FACTORS "/corrections/factors"
+
 typedef struct reader {
     swin_h5 *h;
     const char *path;
@@ -226,6 +228,34 @@ static swin_status read_weight(const reader *r, swin_weight_record *w)
     return SWIN_OK;
 }
 
+/* Only fc2's input can have factors: the GELU before it applies them. */
+static swin_status read_factor(void *user, const char *name)
+{
+    const reader *r = user;
+    const swin_site site = swin_site_find(&r->f->config, name);
+    const int i = site == SWIN_NO_SITE ? -1 : swin_site_index(&r->f->config, site);
+    if (i < 0 || swin_site_role_of(site) != SWIN_ROLE_GELU || r->f->mode != SWIN_INT8_MODE_3)
+        return swin_fail(SWIN_ERR_UNSUPPORTED, "%s: factors for %.200s are unknown to this version", r->path,
+                         name);
+    char set[SWIN_SITE_NAME_MAX + 32];
+    void *data;
+    size_t count;
+    snprintf(set, sizeof set, FACTORS "/%s", name);
+    SWIN_TRY(swin_h5_read(r->h, set, SWIN_F32, &data, &count));
+    const float *v = data;
+    const int hidden = swin_config_stage(&r->f->config, swin_site_stage(site)).hidden;
+    bool ok = count == (size_t)hidden;
+    for (size_t k = 0; ok && k < count; k++) ok = isnormal(v[k]) && v[k] > 0 && isnormal(1.0f / v[k]);
+    if (!ok) {
+        free(data);
+        return swin_fail(SWIN_ERR_VALUE, "%s: %s must hold %d positive numbers", r->path, set, hidden);
+    }
+    free(r->f->sites[i].factor);
+    r->f->sites[i].factor = data;
+    r->f->sites[i].channels = hidden;
+    return SWIN_OK;
+}
+
 /* A group that the model does not know means that file and model text do not belong together. */
 static swin_status known_site(void *user, const char *name)
 {
@@ -242,7 +272,9 @@ static swin_status read_all(const reader *r)
     SWIN_TRY(read_root(r));
     for (int i = 0; i < r->f->nsites; i++) SWIN_TRY(read_site(r, &r->f->sites[i]));
     for (int i = 0; i < r->f->nweights; i++) SWIN_TRY(read_weight(r, &r->f->weights[i]));
-    return swin_h5_each(r->h, "/sites", known_site, (void *)r);
+    SWIN_TRY(swin_h5_each(r->h, "/sites", known_site, (void *)r));
+    SWIN_TRY(swin_corrections_read_steps(&r->f->corrections, r->h, r->path));
+    return swin_h5_exists(r->h, FACTORS) ? swin_h5_each(r->h, FACTORS, read_factor, (void *)r) : SWIN_OK;
 }
 
 swin_status swin_calib_file_read(swin_calib_file *f, const char *path, bool with_histograms)

@@ -2,11 +2,16 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
+#include "quant/factor.h"
 #include "quant/linear_weight.h"
+#include "runtime/swin/outputs.h"
 
 struct swin_sim {
     const swin_calib_file *f;
+    swin_granularity granularity;
+    swin_weights w; /* fake-quantized */
     swin_net *net;
     bool soft_u8;         /* the softmax itself makes the codes */
     const swin_tap *also; /* of the forward that is running */
@@ -24,19 +29,28 @@ static void fake_quant_row(float *w, int n, float amax)
     for (int i = 0; i < n; i++) w[i] = fminf(fmaxf(rintf(w[i] * s), -127.0f), 127.0f) / s;
 }
 
-static swin_status fake_quant_weights(swin_weights *w, const swin_calib_file *f, swin_granularity granularity)
+static swin_status fake_quant_weight(swin_weights *w, const swin_calib_file *f, const swin_weight_record *r,
+                                     swin_granularity granularity)
 {
-    for (int i = 0; i < f->nweights; i++) {
-        const swin_weight_record *r = &f->weights[i];
-        const swin_site_record *site = swin_calib_file_site(f, r->site);
-        if (!site || !site->enabled) continue;
-        swin_linear_weight l;
-        SWIN_TRY(swin_linear_weight_of(&l, &f->config, w, r->site));
-        if (l.out != r->channels)
-            return swin_fail(SWIN_ERR_MISMATCH, "%d output channels instead of %d", r->channels, l.out);
-        for (int row = 0; row < l.out; row++)
-            fake_quant_row(l.data + (size_t)row * (size_t)l.in, l.in,
-                           granularity == SWIN_PER_CHANNEL ? r->amax_channel[row] : r->amax);
+    const swin_site_record *site = swin_calib_file_site(f, r->site);
+    if (!site || !site->enabled) return SWIN_OK;
+    swin_linear_weight l;
+    SWIN_TRY(swin_linear_weight_of(&l, &f->config, w, r->site));
+    if (l.out != r->channels)
+        return swin_fail(SWIN_ERR_MISMATCH, "%d output channels instead of %d", r->channels, l.out);
+    for (int row = 0; row < l.out; row++)
+        fake_quant_row(l.data + (size_t)row * (size_t)l.in, l.in,
+                       granularity == SWIN_PER_CHANNEL ? r->amax_channel[row] : r->amax);
+    return SWIN_OK;
+}
+
+/* The weights of one part, -1 for all. */
+static swin_status fake_quant_weights(swin_sim *s, int part)
+{
+    for (int i = 0; i < s->f->nweights; i++) {
+        const swin_weight_record *r = &s->f->weights[i];
+        if (part < 0 || swin_output_part(&s->f->config, r->site) == part)
+            SWIN_TRY(fake_quant_weight(&s->w, s->f, r, s->granularity));
     }
     return SWIN_OK;
 }
@@ -62,17 +76,16 @@ swin_status swin_sim_create(swin_sim **out, swin_dev *dev, const swin_calib_file
                             swin_granularity granularity)
 {
     *out = NULL;
-    swin_weights copy = { 0 };
     swin_sim *s = calloc(1, sizeof *s);
     if (!s) return swin_fail(SWIN_ERR_MEM, "no memory for int8-sim");
     s->f = f;
+    s->granularity = granularity;
     swin_status st = choose_softmax(f, &s->soft_u8);
-    if (st == SWIN_OK) st = swin_weights_clone(&copy, w, &f->config);
-    if (st == SWIN_OK) st = fake_quant_weights(&copy, f, granularity);
+    if (st == SWIN_OK) st = swin_weights_clone(&s->w, w, &f->config);
+    if (st == SWIN_OK) st = fake_quant_weights(s, -1);
     const swin_net_opts opts = { .dtype = SWIN_F32,
                                  .softmax = s->soft_u8 ? SWIN_SOFTMAX_U8 : SWIN_SOFTMAX_EXACT };
-    if (st == SWIN_OK) st = swin_net_create(&s->net, dev, &f->config, &copy, &opts);
-    swin_weights_free(&copy);
+    if (st == SWIN_OK) st = swin_net_create(&s->net, dev, &f->config, &s->w, &opts);
     if (st != SWIN_OK) {
         swin_sim_free(s);
         return st;
@@ -85,7 +98,17 @@ void swin_sim_free(swin_sim *s)
 {
     if (!s) return;
     swin_net_free(s->net);
+    swin_weights_free(&s->w);
     free(s);
+}
+
+swin_status swin_sim_reload(swin_sim *s, int part, const swin_weights *w)
+{
+    size_t at, count;
+    SWIN_TRY(swin_weights_part(w, &s->f->config, part, &at, &count));
+    memcpy(s->w.block + at, w->block + at, count * sizeof *w->block);
+    SWIN_TRY(fake_quant_weights(s, part));
+    return swin_net_reload(s->net, part, &s->w);
 }
 
 /* The activation's quantizer, NULL for none. */
@@ -105,22 +128,29 @@ static bool other_wants(const swin_sim *s, swin_site site)
 static bool wants(void *user, swin_site site)
 {
     const swin_sim *s = user;
-    return quant_of(s, site) || other_wants(s, site);
+    return quant_of(s, site) || swin_has_factor(s->f, site) || other_wants(s, site);
 }
 
 static swin_status at(void *user, const swin_tap_point *p)
 {
     const swin_sim *s = user;
     const swin_quant *q = quant_of(s, p->site);
+    SWIN_TRY(swin_divide_by_factor(s->f, p));
     if (q) SWIN_TRY(p->dev->ops->fake_quant(p->dev, p->x, q->scale, q->zero_point, q->qmin, q->qmax));
     return other_wants(s, p->site) ? s->also->at(s->also->user, p) : SWIN_OK;
 }
 
 swin_status swin_sim_forward(swin_sim *s, const float *images, int batch, float *logits, const swin_tap *also)
 {
+    return swin_sim_forward_parts(s, 0, swin_output_count(&s->f->config), images, batch, logits, also);
+}
+
+swin_status swin_sim_forward_parts(swin_sim *s, int first, int end, const float *in, int batch, float *out,
+                                   const swin_tap *also)
+{
     const swin_tap tap = { .user = s, .wants = wants, .at = at };
     s->also = also;
-    const swin_status st = swin_net_forward(s->net, images, batch, logits, &tap);
+    const swin_status st = swin_net_forward_parts(s->net, first, end, in, batch, out, &tap);
     s->also = NULL;
     return st;
 }

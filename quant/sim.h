@@ -14,6 +14,14 @@ swin_status swin_sim_create(swin_sim **sim, swin_dev *dev, const swin_calib_file
                             swin_granularity granularity);
 void        swin_sim_free(swin_sim *sim); /* NULL is fine */
 
+/* Take one part's weights (runtime/swin/net.h, swin_net_reload) and f's ranges for them anew. Ranges of activations need
+ * nothing: they are read from f whenever a site passes. */
+swin_status swin_sim_reload(swin_sim *sim, int part, const swin_weights *w);
+
+/* As swin_net_forward_parts, quantized. `also` as below. */
+swin_status swin_sim_forward_parts(swin_sim *sim, int first, int end, const float *in, int batch, float *out,
+                                   const swin_tap *also);
+
 /* As swin_net_forward. `also` (NULL for none) sees every site after its quantization. */
 swin_status swin_sim_forward(swin_sim *sim, const float *images, int batch, float *logits, const swin_tap *also);
 

@@ -45,6 +45,7 @@ typedef struct eval_job {
     const eval_options *o;
     swin_session model;
     swin_calib_file calib;
+    swin_weights corrected; /* owned: the checkpoint's as the calibration file changes them, for INT8 */
     swin_dataset *data;
     swin_loader *loader;
     eval_engine engines[EVAL_ENGINES_MAX];

@@ -55,7 +55,7 @@ static swin_status create_engine(eval_job *j, eval_engine *e)
     const swin_granularity g = strcmp(j->o->weight_granularity, "tensor") == 0 ? SWIN_PER_TENSOR
                                                                                : SWIN_PER_CHANNEL;
     if (e->kind->form == EVAL_SIM)
-        return swin_sim_create(&e->sim, j->model.dev, &j->calib, &j->model.weights, g);
+        return swin_sim_create(&e->sim, j->model.dev, &j->calib, &j->corrected, g);
     swin_plan plan = { 0 };
     swin_net_opts opts = { .dtype = e->kind->dtype };
     swin_status st = SWIN_OK;
@@ -63,8 +63,8 @@ static swin_status create_engine(eval_job *j, eval_engine *e)
         st = swin_plan_create(&plan, &j->calib, g);
         opts.plan = &plan;
     }
-    if (st == SWIN_OK)
-        st = swin_net_create(&e->net, j->model.dev, &j->model.config, &j->model.weights, &opts);
+    const swin_weights *w = e->kind->form == EVAL_INTEGER ? &j->corrected : &j->model.weights;
+    if (st == SWIN_OK) st = swin_net_create(&e->net, j->model.dev, &j->model.config, w, &opts);
     if (st == SWIN_ERR_UNSUPPORTED) st = swin_fail_context(st, "--precision %s", e->kind->name);
     swin_plan_free(&plan);
     return st;
@@ -195,7 +195,9 @@ static swin_status open_calib(eval_job *j)
     if (path && !needed) swin_note("--calib %s: no precision listed needs it", path);
     if (!needed) return SWIN_OK;
     SWIN_TRY(swin_calib_file_read(&j->calib, path, false));
-    return swin_calib_file_match(&j->calib, path, &j->model.config, j->model.sha256);
+    SWIN_TRY(swin_calib_file_match(&j->calib, path, &j->model.config, j->model.sha256));
+    SWIN_TRY(swin_weights_clone(&j->corrected, &j->model.weights, &j->model.config));
+    return swin_corrections_apply(&j->corrected, &j->model.config, path);
 }
 
 static swin_status open_watchers(eval_job *j)
@@ -238,5 +240,6 @@ void eval_job_close(eval_job *j)
     swin_loader_close(j->loader);
     swin_dataset_close(j->data);
     swin_calib_file_free(&j->calib);
+    swin_weights_free(&j->corrected);
     swin_session_close(&j->model);
 }

@@ -59,7 +59,7 @@ static void calibrate(swin_calib_file *f, const char *data, const char *checkpoi
     CHECK_OK(swin_weights_sha256(&c, &w, sha));
     CHECK_OK(swin_dev_open(&dev, "cpu", &(swin_dev_opts){ 0 }));
     CHECK_OK(swin_calib_run(f, dev, &c, &w, sha, &o, &t));
-    print_message("80 images in %.1f s, ranges in %.2f s\n", t.forward_s, t.calibrators_s);
+    print_message("80 images and ranges in %.1f s\n", t.observe_s);
     swin_dev_close(dev);
     swin_weights_free(&w);
 }

@@ -1,6 +1,7 @@
 /* The one model walk. Every precision and every backend goes through it; calibration, fake quantization and dumps are
  * taps. Formulas and order: reference/swin.md section 1. */
 #include "runtime/swin/net_impl.h"
+#include "runtime/swin/outputs.h"
 
 typedef struct walk {
     swin_net *net;
@@ -386,8 +387,8 @@ static swin_status pool(walk *w, swin_tensor *x, int tokens)
     return rounded(w, &out);
 }
 
-/* One stage over one chunk of images. */
-static swin_status run_chunk(walk *w, int stage)
+/* Places [first, end) of one stage over one chunk of images: its blocks, then the merge or the final norm. */
+static swin_status run_chunk(walk *w, int stage, int first, int end)
 {
     const net_stage *s = &w->net->stages[stage];
     const int tokens = s->shape.resolution * s->shape.resolution, c = s->shape.channels;
@@ -398,7 +399,7 @@ static swin_status run_chunk(walk *w, int stage)
                        .width = s->shape.resolution,
                        .window = s->shape.window };
     w->stage = stage;
-    for (w->block = 0; w->block < s->shape.depth; w->block++) {
+    for (w->block = first; w->block < end && w->block < s->shape.depth; w->block++) {
         const net_block *b = &s->blocks[w->block];
         g.shift = b->shift;
         SWIN_TRY(attention_half(w, b, &x, &g));
@@ -406,6 +407,7 @@ static swin_status run_chunk(walk *w, int stage)
         SWIN_TRY(touch(w, SWIN_SITE_BLOCK_OUT, &x));
     }
     w->block = 0;
+    if (end <= s->shape.depth) return SWIN_OK;
     if (!s->shape.merge) return pool(w, &x, tokens);
     swin_tensor next = activation(w, w->net->x[(stage + 1) & 1], (int64_t)w->batch * tokens / 4, 2 * c);
     swin_tensor out = swin_rows(&next, (int64_t)w->image * tokens / 4, (int64_t)w->images * tokens / 4);
@@ -434,20 +436,29 @@ static swin_status classify(walk *w)
     return touch(w, SWIN_SITE_LOGITS, &logits);
 }
 
-swin_status net_walk(swin_net *net, const float *images, int batch, const swin_tap *tap)
+swin_status net_walk_parts(swin_net *net, int first, int end, const float *images, int batch,
+                           const swin_tap *tap)
 {
     walk w = { .net = net, .ops = net->ops, .dev = net->dev, .tap = tap, .batch = batch, .images = batch };
-    SWIN_TRY(embed(&w, images));
+    if (first == 0) SWIN_TRY(embed(&w, images));
+    int at = 1; /* the part that a stage begins with */
     for (int stage = 0; stage < net->config.num_stages; stage++) {
-        const int chunk = net->stages[stage].chunk;
-        for (w.image = 0; w.image < batch; w.image += chunk) {
+        const int places = net->config.depths[stage] + 1, chunk = net->stages[stage].chunk;
+        const int from = first > at ? first - at : 0, to = end - at < places ? end - at : places;
+        at += places;
+        for (w.image = 0; from < to && w.image < batch; w.image += chunk) {
             w.images = batch - w.image < chunk ? batch - w.image : chunk;
-            SWIN_TRY(run_chunk(&w, stage));
+            SWIN_TRY(run_chunk(&w, stage, from, to));
         }
     }
     w.image = 0;
     w.images = batch;
-    return classify(&w);
+    return end == at ? classify(&w) : SWIN_OK;
+}
+
+swin_status net_walk(swin_net *net, const float *images, int batch, const swin_tap *tap)
+{
+    return net_walk_parts(net, 0, swin_output_count(&net->config), images, batch, tap);
 }
 
 bool net_needs_scores(const swin_net *net, const swin_tap *tap)

@@ -129,16 +129,9 @@ static swin_status put_qkv(swin_net *net, net_block *b, int stage, int block, co
     return st;
 }
 
-static swin_status build_block(swin_net *net, int stage, int block, const swin_block_weights *w,
-                               const float *mask)
+static swin_status put_layers(swin_net *net, net_block *b, int stage, int block, const swin_block_weights *w)
 {
-    const swin_stage *s = &net->stages[stage].shape;
-    net_block *b = &net->stages[stage].blocks[block];
-    const int c = s->channels, hidden = s->hidden;
-    b->shift = swin_config_shift(&net->config, stage, block);
-    SWIN_TRY(put_attention(net, b, stage, block, w, mask));
-    SWIN_TRY(put_norm(net, &b->norm1, w->norm1_weight, w->norm1_bias, c));
-    SWIN_TRY(put_norm(net, &b->norm2, w->norm2_weight, w->norm2_bias, c));
+    const int c = net->stages[stage].shape.channels, hidden = net->stages[stage].shape.hidden;
     SWIN_TRY(put_qkv(net, b, stage, block, w));
     SWIN_TRY(
         net_put_layer(net, &b->proj, stage, block, SWIN_SITE_PROJ_INPUT, w->proj_weight, w->proj_bias, c, c));
@@ -146,6 +139,24 @@ static swin_status build_block(swin_net *net, int stage, int block, const swin_b
                            hidden, c));
     return net_put_layer(net, &b->fc2, stage, block, SWIN_SITE_FC2_INPUT, w->fc2_weight, w->fc2_bias, c,
                          hidden);
+}
+
+static swin_status build_block(swin_net *net, int stage, int block, const swin_block_weights *w,
+                               const float *mask)
+{
+    const swin_stage *s = &net->stages[stage].shape;
+    net_block *b = &net->stages[stage].blocks[block];
+    const int c = s->channels;
+    b->shift = swin_config_shift(&net->config, stage, block);
+    SWIN_TRY(put_attention(net, b, stage, block, w, mask));
+    SWIN_TRY(put_norm(net, &b->norm1, w->norm1_weight, w->norm1_bias, c));
+    SWIN_TRY(put_norm(net, &b->norm2, w->norm2_weight, w->norm2_bias, c));
+    return put_layers(net, b, stage, block, w);
+}
+
+static int merge_norm_width(const swin_net *net, int stage)
+{
+    return (net->config.family == SWIN_V2 ? 2 : 4) * net->stages[stage].shape.channels;
 }
 
 static swin_status build_stage(swin_net *net, int stage, const swin_stage_weights *w)
@@ -158,8 +169,40 @@ static swin_status build_stage(swin_net *net, int stage, const swin_stage_weight
     if (s->shape.shift && s->shape.depth > 1) SWIN_TRY(put_mask(net, &mask, &s->shape));
     for (int b = 0; b < s->shape.depth; b++) SWIN_TRY(build_block(net, stage, b, &w->blocks[b], mask));
     if (!s->shape.merge) return SWIN_OK;
-    const int c = s->shape.channels, norm = net->config.family == SWIN_V2 ? 2 * c : 4 * c;
-    SWIN_TRY(put_norm(net, &s->merge_norm, w->merge_norm_weight, w->merge_norm_bias, norm));
+    const int c = s->shape.channels;
+    SWIN_TRY(
+        put_norm(net, &s->merge_norm, w->merge_norm_weight, w->merge_norm_bias, merge_norm_width(net, stage)));
+    return net_put_layer(net, &s->reduction, stage, 0, SWIN_SITE_REDUCTION_INPUT, w->reduction_weight, NULL,
+                         2 * c, 4 * c);
+}
+
+/* New numbers in the device's memory that put() made. */
+static swin_status reload_norm(swin_net *net, const swin_norm *n, const float *gamma, const float *beta,
+                               int channels)
+{
+    const size_t bytes = (size_t)channels * sizeof *gamma;
+    SWIN_TRY(net->ops->upload(net->dev, (void *)(uintptr_t)n->gamma, gamma, bytes));
+    return net->ops->upload(net->dev, (void *)(uintptr_t)n->beta, beta, bytes);
+}
+
+swin_status net_reload_block(swin_net *net, int stage, int block, const swin_block_weights *w)
+{
+    net_block *b = &net->stages[stage].blocks[block];
+    const int c = net->stages[stage].shape.channels;
+    net_layer *all[] = { &b->qkv, &b->proj, &b->fc1, &b->fc2 };
+    SWIN_TRY(reload_norm(net, &b->norm1, w->norm1_weight, w->norm1_bias, c));
+    SWIN_TRY(reload_norm(net, &b->norm2, w->norm2_weight, w->norm2_bias, c));
+    for (size_t k = 0; k < SWIN_COUNT(all); k++) net->ops->linear_release(net->dev, &all[k]->l);
+    return put_layers(net, b, stage, block, w);
+}
+
+swin_status net_reload_merge(swin_net *net, int stage, const swin_stage_weights *w)
+{
+    net_stage *s = &net->stages[stage];
+    const int c = s->shape.channels;
+    SWIN_TRY(reload_norm(net, &s->merge_norm, w->merge_norm_weight, w->merge_norm_bias,
+                         merge_norm_width(net, stage)));
+    net->ops->linear_release(net->dev, &s->reduction.l);
     return net_put_layer(net, &s->reduction, stage, 0, SWIN_SITE_REDUCTION_INPUT, w->reduction_weight, NULL,
                          2 * c, 4 * c);
 }
@@ -226,6 +269,7 @@ swin_status swin_net_create(swin_net **out, swin_dev *dev, const swin_config *c,
         swin_net_free(net);
         return st;
     }
+    net->planned = opts->plan != NULL;
     net->opts.plan = NULL; /* the caller's; all that was needed of it is in the layers */
     *out = net;
     return SWIN_OK;

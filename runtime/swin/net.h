@@ -49,6 +49,28 @@ swin_status swin_net_forward(swin_net *net, const float *images, int batch, floa
 swin_status swin_net_forward_device(swin_net *net, const float *images, int batch, swin_tensor *logits,
                                     const swin_tap *tap);
 
+/* ---- the walk in parts, for work that goes through a network block by block ------------------------------------ */
+
+/* Parts are numbered as swin_output_at numbers their outputs: 0 the patch embedding, then every block and every merge in
+ * order, last the final norm with mean and head. Between two parts runs the residual stream: float32 [batch][tokens][C] in
+ * image order. The shape of the stream that enters `part`, in [1, swin_output_count()). */
+void swin_net_stream(const swin_config *c, int part, int *tokens, int *channels);
+
+/*
+ * Parts [first, end), first < end.
+ *
+ * in   host; first 0: images, as for swin_net_forward; else the stream that enters part `first`
+ * out  host; end == swin_output_count(): logits; else the stream that enters part `end`. NULL: not wanted
+ *
+ * The same bits as the whole walk gives. Float32 networks only (a net with a plan included).
+ */
+swin_status swin_net_forward_parts(swin_net *net, int first, int end, const float *in, int batch, float *out,
+                                   const swin_tap *tap);
+
+/* Take the norms and Linear layers of one block or merge anew from w. SWIN_ERR_UNSUPPORTED for other parts and for nets
+ * that are not plain float32. */
+swin_status swin_net_reload(swin_net *net, int part, const swin_weights *w);
+
 const swin_config *swin_net_config(const swin_net *net);
 swin_dev *swin_net_dev(const swin_net *net);
 

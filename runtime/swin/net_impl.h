@@ -1,4 +1,4 @@
-/* runtime/swin/net_impl.h - what net.c builds and forward.c walks. Private to these two. */
+/* runtime/swin/net_impl.h - what net.c builds and forward.c walks. Private to net*.c and forward.c. */
 #ifndef SWIN_SWIN_NET_IMPL_H
 #define SWIN_SWIN_NET_IMPL_H
 
@@ -49,6 +49,7 @@ struct swin_net {
     swin_net_opts opts;
     swin_dtype act; /* how activations are stored: opts.dtype, or SWIN_F32 where halves are emulated */
     bool emulate;   /* round operator outputs to opts.dtype */
+    bool planned;   /* made with a plan: some layers run on integers */
 
     swin_linear patch_proj;
     swin_patch_embed patch;
@@ -84,11 +85,18 @@ swin_status net_put_layer(swin_net *net, net_layer *layer, int stage, int block,
 /* Whether the plan runs this block's attention on integers, and with which scales. */
 void net_plan_attention(const swin_net *net, net_block *b, int stage, int block);
 
+/* Norms and Linear layers of a block or merge from other weights. A failure leaves layers without weights. */
+swin_status net_reload_block(swin_net *net, int stage, int block, const swin_block_weights *w);
+swin_status net_reload_merge(swin_net *net, int stage, const swin_stage_weights *w);
+
 /* Make the activation buffers fit a batch; with_scores: also the attention scores of one chunk. */
 swin_status net_reserve(swin_net *net, int batch, bool with_scores);
 
 /* The model walk: images (device) to net->logits. */
 swin_status net_walk(swin_net *net, const float *images, int batch, const swin_tap *tap);
+/* Parts [first, end) of it (swin_net_forward_parts), between the streams that net->x holds; images: only for part 0. */
+swin_status net_walk_parts(swin_net *net, int first, int end, const float *images, int batch,
+                           const swin_tap *tap);
 
 /* The walk, or the replay of an earlier one: without a tap, on a backend with graphs, for a batch seen before. */
 swin_status net_run(swin_net *net, const float *images, int batch, const swin_tap *tap);

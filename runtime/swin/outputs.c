@@ -34,6 +34,16 @@ static int index_of(const swin_config *c, swin_site site)
     return -1;
 }
 
+int swin_output_part(const swin_config *c, swin_site site)
+{
+    const swin_site_owner owner = swin_site_owner_of(site);
+    const int stage = swin_site_stage(site);
+    if (owner == SWIN_OWNER_MODEL) return -1;
+    int part = 1;
+    for (int s = 0; s < stage; s++) part += c->depths[s] + 1;
+    return part + (owner == SWIN_OWNER_MERGE ? c->depths[stage] : swin_site_block(site));
+}
+
 static bool wants(void *user, swin_site site)
 {
     const swin_outputs *o = user;

@@ -15,6 +15,9 @@
 int swin_output_count(const swin_config *c);
 swin_site swin_output_at(const swin_config *c, int i);
 
+/* The output that the site's block or merge makes: its number. A site of the whole model: -1. */
+int swin_output_part(const swin_config *c, swin_site site);
+
 /* x: host float32, dense [rows][cols] in image order; valid during the call. i: as for swin_output_at. */
 typedef swin_status (*swin_output_fn)(void *user, int i, const float *x, int64_t rows, int64_t cols);
 

@@ -201,3 +201,21 @@ done:
     free(list);
     return st;
 }
+
+swin_status swin_weights_part(const swin_weights *w, const swin_config *c, int part, size_t *at, size_t *count)
+{
+    int place = part - 1, stage = 0;
+    while (stage + 1 < c->num_stages && place > c->depths[stage]) place -= c->depths[stage++] + 1;
+    const swin_stage s = swin_config_stage(c, stage);
+    const swin_stage_weights *g = &w->stages[stage];
+    if (place < 0 || place > s.depth || (place == s.depth && !s.merge))
+        return swin_fail(SWIN_ERR_VALUE, "part %d of the network is no block and no merge", part);
+    /* Official order: a block begins with norm1.weight and ends with fc2.bias, a merge with reduction and norm. */
+    const bool merge = place == s.depth;
+    const float *first = merge ? g->reduction_weight : g->blocks[place].norm1_weight;
+    const float *end = merge ? g->merge_norm_bias + (c->family == SWIN_V2 ? 2 : 4) * s.channels
+                             : g->blocks[place].fc2_bias + s.channels;
+    *at = (size_t)(first - w->block);
+    *count = (size_t)(end - first);
+    return SWIN_OK;
+}

@@ -63,6 +63,9 @@ void        swin_weights_free(swin_weights *w); /* a zeroed struct is fine */
 /* Every parameter of the network in official state-dict order (buffers left out). Caller frees the array. */
 swin_status swin_weights_list(const swin_config *c, swin_weights *w, swin_param **list, size_t *count);
 
+/* Where one block's or merge's parameters lie: block[*at, *at + *count). Parts are numbered as swin_output_at does. */
+swin_status swin_weights_part(const swin_weights *w, const swin_config *c, int part, size_t *at, size_t *count);
+
 /* checkpoint_sha256: over key, shape and float32 values of every parameter in official order (DESIGN.md rule 2). */
 swin_status swin_weights_sha256(const swin_config *c, const swin_weights *w, char hex[SWIN_SHA256_HEX]);
 

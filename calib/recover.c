@@ -1,0 +1,276 @@
+#include "calib/recover.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "calib/recover_impl.h"
+#include "runtime/base/file.h"
+#include "runtime/base/log.h"
+#include "runtime/swin/accuracy.h"
+
+extern const swin_recover_method swin_recover_equalize, swin_recover_ranges, swin_recover_bias;
+
+static const swin_recover_method *const methods[] = {
+    &swin_recover_equalize,
+    &swin_recover_ranges,
+    &swin_recover_bias,
+    NULL,
+};
+
+const swin_recover_method *const *swin_recover_methods(void)
+{
+    return methods;
+}
+
+/* ---- which ------------------------------------------------------------------------------------------------------- */
+
+static unsigned of_level(unsigned level)
+{
+    unsigned chosen = 0;
+    for (int i = 0; methods[i]; i++) chosen |= (methods[i]->levels & level) ? 1u << i : 0;
+    return chosen;
+}
+
+static swin_status add_named(unsigned *chosen, const char *name, size_t n)
+{
+    for (int i = 0; methods[i]; i++)
+        if (strlen(methods[i]->name) == n && memcmp(methods[i]->name, name, n) == 0) {
+            *chosen |= 1u << i;
+            return SWIN_OK;
+        }
+    return swin_fail(SWIN_ERR_USAGE, "--recover: %.*s is neither none, fast, best nor a method", (int)n, name);
+}
+
+swin_status swin_recover_choose(unsigned *chosen, const char *text)
+{
+    *chosen = 0;
+    if (strcmp(text, "none") == 0) return SWIN_OK;
+    if (strcmp(text, "fast") == 0 || strcmp(text, "best") == 0) {
+        *chosen = of_level(*text == 'f' ? SWIN_RECOVER_FAST : SWIN_RECOVER_BEST);
+        return SWIN_OK;
+    }
+    for (const char *at = text;; at++) {
+        const size_t n = strcspn(at, ",");
+        SWIN_TRY(add_named(chosen, at, n));
+        at += n;
+        if (!*at) return SWIN_OK;
+    }
+}
+
+bool swin_recover_has(const swin_recover *r, swin_recover_when when)
+{
+    for (int i = 0; methods[i]; i++)
+        if ((r->o.methods >> i & 1) && methods[i]->when == when) return true;
+    return false;
+}
+
+/* ---- images ------------------------------------------------------------------------------------------------------ */
+
+enum { HELD_BACK = 5, TOGETHER = 8 }; /* every fifth image is a judge */
+
+static size_t pixels_of(const swin_recover *r)
+{
+    const swin_config *c = r->config;
+    return (size_t)c->in_chans * (size_t)c->image_size * (size_t)c->image_size;
+}
+
+static swin_status choose_images(swin_recover *r)
+{
+    const size_t want = r->o.count < SWIN_RECOVER_IMAGES ? r->o.count : SWIN_RECOVER_IMAGES;
+    r->indices = malloc((want + 1) * sizeof *r->indices);
+    if (!r->indices) return swin_fail(SWIN_ERR_MEM, "--recover: no memory for %zu images", want);
+    r->count = swin_sample_choose(SWIN_SAMPLE_SPREAD, 0, r->o.count, want, r->indices);
+    for (size_t i = 0; i < r->count; i++) r->indices[i] = r->o.indices[r->indices[i]];
+    return SWIN_OK;
+}
+
+/* Fit images from the front, judges from the back; the judges' order does not matter to a sum over all of them, but is kept
+ * by turning them round at the end. */
+static swin_status read_images(swin_recover *r, swin_loader *l)
+{
+    const size_t size = pixels_of(r);
+    size_t seen = 0, judges = 0;
+    for (;;) {
+        swin_batch b;
+        SWIN_TRY(swin_loader_next(l, &b));
+        if (b.n == 0) break;
+        for (int i = 0; i < b.n && seen < r->count; i++, seen++) {
+            const bool judge = seen % HELD_BACK == HELD_BACK - 1;
+            judges += judge;
+            const size_t at = judge ? r->count - judges : seen - judges;
+            memcpy(r->pixels + at * size, b.pixels + (size_t)i * size, size * sizeof(float));
+        }
+    }
+    if (seen == 0) return swin_fail(SWIN_ERR_VALUE, "--recover: none of %zu images could be read", r->count);
+    r->fit = (int)(seen - judges);
+    r->judges = judges ? (int)judges : r->fit;
+    r->judge_pixels = r->pixels + (judges ? (r->count - judges) * size : 0);
+    return SWIN_OK;
+}
+
+static swin_status load_images(swin_recover *r, swin_dataset *data)
+{
+    const swin_config *c = r->config;
+    const swin_loader_opts lo = { .indices = r->indices,
+                                  .count = r->count,
+                                  .batch = TOGETHER,
+                                  .workers = r->o.threads,
+                                  .strict = r->o.strict,
+                                  .preprocess = { .size = c->image_size, .crop = c->test_crop } };
+    swin_loader *l;
+    r->pixels = malloc(r->count * pixels_of(r) * sizeof *r->pixels);
+    if (!r->pixels) return swin_fail(SWIN_ERR_MEM, "--recover: no memory for %zu images", r->count);
+    SWIN_TRY(swin_loader_open(&l, data, &lo));
+    const swin_status st = read_images(r, l);
+    swin_loader_close(l);
+    return st;
+}
+
+/* ---- the judges -------------------------------------------------------------------------------------------------- */
+
+/* Logits of the judges, by the float network (sim NULL) or by int8-sim. */
+static swin_status answers(swin_recover *r, swin_net *net, swin_sim *sim, float *logits)
+{
+    const size_t classes = (size_t)r->config->num_classes;
+    for (int at = 0; at < r->judges; at += TOGETHER) {
+        const int n = r->judges - at < TOGETHER ? r->judges - at : TOGETHER;
+        const float *in = r->judge_pixels + (size_t)at * pixels_of(r);
+        float *out = logits + (size_t)at * classes;
+        SWIN_TRY(swin_check_interrupt());
+        SWIN_TRY(sim ? swin_sim_forward(sim, in, n, out, NULL) : swin_net_forward(net, in, n, out, NULL));
+    }
+    return SWIN_OK;
+}
+
+static swin_status make_reference(swin_recover *r)
+{
+    const swin_net_opts opts = { .dtype = SWIN_F32 };
+    swin_net *net;
+    r->reference = malloc((size_t)r->judges * (size_t)r->config->num_classes * sizeof *r->reference);
+    if (!r->reference) return swin_fail(SWIN_ERR_MEM, "--recover: no memory for logits");
+    SWIN_TRY(swin_net_create(&net, r->dev, r->config, r->before, &opts));
+    const swin_status st = answers(r, net, NULL, r->reference);
+    swin_net_free(net);
+    return st;
+}
+
+swin_status recover_judge(swin_recover *r, double *db)
+{
+    const size_t n = (size_t)r->judges * (size_t)r->config->num_classes;
+    double signal = 0, noise = 0;
+    swin_sim *sim = NULL;
+    float *logits = malloc(n * sizeof *logits);
+    if (!logits) return swin_fail(SWIN_ERR_MEM, "--recover: no memory for logits");
+    swin_status st = swin_sim_create(&sim, r->dev, r->f, &r->w, SWIN_PER_CHANNEL);
+    if (st == SWIN_OK) st = answers(r, NULL, sim, logits);
+    for (size_t i = 0; st == SWIN_OK && i < n; i++) {
+        const double d = (double)logits[i] - (double)r->reference[i];
+        signal += (double)r->reference[i] * (double)r->reference[i];
+        noise += d * d;
+    }
+    *db = swin_sqnr_of(signal, noise);
+    swin_sim_free(sim);
+    free(logits);
+    return st;
+}
+
+/* ---- running ----------------------------------------------------------------------------------------------------- */
+
+static double storable(double db)
+{
+    return isfinite(db) ? db : 0;
+}
+
+/* Measure, and note what a method that has run gained. */
+static swin_status account(swin_recover *r, swin_recover_step *step)
+{
+    double db;
+    SWIN_TRY(recover_judge(r, &db));
+    if (step) {
+        step->before_db = storable(r->db);
+        step->after_db = storable(db);
+        swin_note("recover: %-9s %6.2f -> %5.2f dB (%+.2f): %s", step->method, r->db, db, db - r->db,
+                  step->changed);
+    } else {
+        swin_note("recover: without    %5.2f dB on %d images held back, %d images to learn from", db, r->judges,
+                  r->fit);
+    }
+    r->db = db;
+    r->measured = true;
+    return SWIN_OK;
+}
+
+static swin_status run_method(swin_recover *r, const swin_recover_method *m, swin_recover_step **pending)
+{
+    swin_corrections *k = &r->f->corrections;
+    if (k->nsteps == SWIN_RECOVER_STEPS_MAX) return swin_fail(SWIN_ERR_VALUE, "--recover: too many methods");
+    swin_recover_step *step = &k->steps[k->nsteps++];
+    snprintf(step->method, sizeof step->method, "%s", m->name);
+    const double start = swin_now();
+    const swin_status st = m->run(r, step->changed, sizeof step->changed);
+    swin_detail("recover: %s took %.2f s", m->name, swin_now() - start);
+    *pending = step;
+    return st == SWIN_OK ? st : swin_fail_context(st, "--recover, %s", m->name);
+}
+
+swin_status swin_recover_run(swin_recover *r, swin_recover_when when)
+{
+    swin_recover_step *pending = NULL;
+    /* A method that ran BEFORE is measured once the ranges of its network are known, which is now. */
+    if (when == SWIN_RECOVER_AFTER && r->f->corrections.nsteps)
+        SWIN_TRY(account(r, &r->f->corrections.steps[r->f->corrections.nsteps - 1]));
+    if (!r->measured) SWIN_TRY(account(r, NULL));
+    if (when == SWIN_RECOVER_AFTER) SWIN_TRY(swin_weights_clone(&r->exact, &r->w, r->config));
+    for (int i = 0; methods[i]; i++) {
+        if (!(r->o.methods >> i & 1) || methods[i]->when != when) continue;
+        SWIN_TRY(run_method(r, methods[i], &pending));
+        if (when == SWIN_RECOVER_AFTER) SWIN_TRY(account(r, pending));
+    }
+    if (when == SWIN_RECOVER_BEFORE) return SWIN_OK;
+    swin_weights before = *r->before; /* views: only read */
+    return swin_corrections_collect(&r->f->corrections, r->config, &before, &r->w);
+}
+
+const swin_weights *swin_recover_weights(const swin_recover *r)
+{
+    return &r->w;
+}
+
+const size_t *swin_recover_indices(const swin_recover *r, size_t *count)
+{
+    *count = r->count;
+    return r->indices;
+}
+
+swin_status swin_recover_open(swin_recover **out, swin_dev *dev, const swin_config *c, const swin_weights *w,
+                              swin_calib_file *f, swin_dataset *data, const swin_recover_opts *o)
+{
+    *out = NULL;
+    swin_recover *r = calloc(1, sizeof *r);
+    if (!r) return swin_fail(SWIN_ERR_MEM, "--recover: no memory");
+    *r = (swin_recover){ .dev = dev, .config = c, .before = w, .f = f, .o = *o };
+    swin_status st = choose_images(r);
+    if (st == SWIN_OK) st = swin_weights_clone(&r->w, w, c);
+    if (st == SWIN_OK) st = swin_pool_create(&r->pool, o->threads);
+    if (st == SWIN_OK) st = load_images(r, data);
+    if (st == SWIN_OK) st = make_reference(r);
+    if (st != SWIN_OK) {
+        swin_recover_close(r);
+        return st;
+    }
+    *out = r;
+    return SWIN_OK;
+}
+
+void swin_recover_close(swin_recover *r)
+{
+    if (!r) return;
+    swin_weights_free(&r->w);
+    swin_weights_free(&r->exact);
+    swin_pool_free(r->pool);
+    free(r->indices);
+    free(r->pixels);
+    free(r->reference);
+    free(r);
+}

@@ -1,0 +1,71 @@
+/* calib/recover.h - accuracy recovery: INT8 closer to the float network, from the calibration images alone, without training.
+ *
+ * A method is one file (recover_NAME.c) and one row of the table in recover.c. Methods run in the table's order, on at most
+ * SWIN_RECOVER_IMAGES of the calibration images, spread over their list; one in five of these is held back from the methods
+ * and only measures, after each one, the SQNR of the logits against fp32. What a method changed goes into the calibration
+ * file (quant/corrections.h).
+ */
+#ifndef SWIN_CALIB_RECOVER_H
+#define SWIN_CALIB_RECOVER_H
+
+#include "data/loader.h"
+#include "quant/calib_file.h"
+#include "runtime/ops/ops.h"
+
+#define SWIN_RECOVER_IMAGES 80
+
+typedef struct swin_recover swin_recover;
+
+/* When a method runs: before the ranges of all images are observed (it changes what will be seen), or after. */
+typedef enum swin_recover_when { SWIN_RECOVER_BEFORE, SWIN_RECOVER_AFTER } swin_recover_when;
+
+enum { SWIN_RECOVER_FAST = 1, SWIN_RECOVER_BEST = 2 };
+
+typedef struct swin_recover_method {
+    const char *name, *help;
+    unsigned levels; /* which levels include it */
+    swin_recover_when when;
+    /* Writes into `changed` what it did, in words. */
+    swin_status (*run)(swin_recover *r, char *changed, size_t size);
+} swin_recover_method;
+
+/* NULL-terminated, in the order of running. */
+const swin_recover_method *const *swin_recover_methods(void);
+
+/* Which methods `text` names: none, fast, best, or methods separated by commas. Bit i: row i. SWIN_ERR_USAGE names --recover
+ * and the unknown one. */
+swin_status swin_recover_choose(unsigned *methods, const char *text);
+
+typedef struct swin_recover_opts {
+    unsigned methods; /* of swin_recover_choose */
+    int threads;
+    bool strict;            /* a broken image is an error */
+    const size_t *indices;  /* [count] positions of the calibration images in data, ascending */
+    size_t count;
+} swin_recover_opts;
+
+/*
+ * Read the images and start from the weights w, which are not changed. All arguments must outlive r. Ranges and scales are
+ * taken from f, and changed there, whenever methods run.
+ */
+swin_status swin_recover_open(swin_recover **r, swin_dev *dev, const swin_config *c, const swin_weights *w,
+                              swin_calib_file *f, swin_dataset *data, const swin_recover_opts *o);
+void swin_recover_close(swin_recover *r); /* NULL is fine */
+
+/* The calibration images that it works on. */
+const size_t *swin_recover_indices(const swin_recover *r, size_t *count);
+
+/* The weights as changed so far: the float network that they make with f's factors is the same as at the start, until a
+ * method that runs AFTER changes it. */
+const swin_weights *swin_recover_weights(const swin_recover *r);
+
+/* Whether any of the methods chosen runs then. */
+bool swin_recover_has(const swin_recover *r, swin_recover_when when);
+
+/*
+ * Run the methods of one kind. f has been derived for the weights as they are; after AFTER its scales belong to the new ones
+ * and f->corrections holds what changed.
+ */
+swin_status swin_recover_run(swin_recover *r, swin_recover_when when);
+
+#endif

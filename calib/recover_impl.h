@@ -1,0 +1,159 @@
+/* calib/recover_impl.h - what the recovery methods share. Private to recover*.c.
+ *
+ * Letters: R sampled rows, K inputs and N outputs of a Linear, C channels, h heads, D head size.
+ */
+#ifndef SWIN_CALIB_RECOVER_IMPL_H
+#define SWIN_CALIB_RECOVER_IMPL_H
+
+#include "calib/recover.h"
+#include "quant/linear_weight.h"
+#include "quant/sim.h"
+#include "runtime/base/pool.h"
+#include "runtime/swin/net.h"
+
+struct swin_recover {
+    swin_dev *dev;
+    const swin_config *config;
+    const swin_weights *before;
+    swin_weights w;     /* owned: what the methods make of it */
+    swin_weights exact; /* owned: as w was when the first method AFTER began; with f's factors the float network */
+    swin_calib_file *f;
+    swin_recover_opts o;
+    swin_pool *pool;
+    size_t *indices; /* owned: [count] images chosen, broken ones included */
+    size_t count;
+    float *pixels; /* owned: [fit + judges][3][S][S], the judges last */
+    int fit, judges; /* with very few images they are the same ones: then [fit] alone */
+    const float *judge_pixels;
+    float *reference; /* owned: [judges][classes], fp32 */
+    double db;        /* SQNR of the judges' logits, as measured last */
+    bool measured;
+};
+
+/* SQNR of the judges' logits, with f's scales and w. */
+swin_status recover_judge(swin_recover *r, double *db);
+/* ---- recover_walk.c: the fit images through the network, part by part ------------------------------------------ */
+
+typedef struct recover_walk {
+    swin_recover *r;
+    swin_net *net; /* one of the two; net: float, with f's factors */
+    swin_sim *sim;
+    float *stream; /* owned: [fit][tokens][C] that enters `part` */
+    int part;
+    bool singly;  /* one image in a pass, so that a tap may end it: it sets stopped and returns any error status */
+    bool stopped;
+} recover_walk;
+
+/* Run part 0. Exactly one of net and sim is given. */
+swin_status recover_walk_begin(recover_walk *k, swin_recover *r, swin_net *net, swin_sim *sim);
+/* The part that the walk stands before, over all images; advance: and go on behind it. The tap sees each image once, alone
+ * or with others; p->image counts from the first fit image. */
+swin_status recover_walk_part(recover_walk *k, const swin_tap *tap, bool advance);
+void recover_walk_end(recover_walk *k);
+
+/* Rows of what passes a site: evenly many from every image, at places that depend on the seed and the image's number alone.
+ * And the range of every channel, over all rows of all images. */
+typedef struct recover_samples {
+    swin_site site;
+    uint64_t seed;
+    float *x;        /* owned: [rows][cols] */
+    float *lo, *hi;  /* owned: [cols], lo <= 0 <= hi */
+    int rows, cols, per_image;
+} recover_samples;
+
+/* About `rows` rows of a site with `cols` channels; 0: ranges alone. */
+swin_status recover_samples_init(recover_samples *s, const swin_recover *r, swin_site site, int cols, int rows,
+                                 uint64_t seed);
+void recover_samples_free(recover_samples *s);
+
+typedef struct recover_gather {
+    recover_samples *samples;
+    int count;
+    float *host; /* scratch */
+    size_t size;
+} recover_gather;
+swin_tap recover_gather_tap(recover_gather *g);
+void recover_gather_free(recover_gather *g); /* not the samples */
+
+/* ---- recover_error.c: what quantizing costs --------------------------------------------------------------------- */
+
+/* A Linear layer and inputs to it, prepared to measure errors of its output. The output's error is always taken without its
+ * mean over the rows, which a bias can mend, and weighted channel by channel. */
+typedef struct recover_gemm {
+    swin_recover *r;
+    const float *x; /* [rows][k], borrowed */
+    const float *w; /* [n][k], borrowed */
+    int rows, k, n;
+    float *row_weight; /* owned: [n] square roots of what an output channel's error counts */
+    float *energy;     /* owned: [k] sum over n of (row_weight w)^2: what an input channel's error counts */
+    float *variance;   /* owned: [k] of the inputs */
+    float *w_amax;     /* owned: [k] of columns */
+    swin_linear weights, inputs; /* prepared: row_weight w; x */
+} recover_gemm;
+
+/* x: rows of inputs; w [n][x->cols].
+ * importance [n]: what the squared error of an output channel counts; NULL: 1 each. */
+swin_status recover_gemm_init(recover_gemm *g, swin_recover *r, const recover_samples *x, const float *w, int n,
+                              const float *importance);
+void recover_gemm_free(recover_gemm *g);
+
+/* c [k]: inputs are divided by c and the weight's columns multiplied (NULL: 1). Squared error of the output per row when the
+ * inputs are quantized with q, exactly and estimated channel by channel. */
+swin_status recover_input_error(recover_gemm *g, const float *c, const swin_quant *q, double *error);
+double recover_input_estimate(const recover_gemm *g, const float *c, const swin_quant *q);
+/* The same when the weights are quantized, one scale for each output channel. */
+swin_status recover_weight_error(recover_gemm *g, const float *c, double *error);
+double recover_weight_estimate(const recover_gemm *g, const float *c);
+
+/* Sum over columns of weight[k] * variance of the quantization error of x [rows][ld], columns divided by c (NULL: 1). */
+double recover_column_error(const float *x, int rows, int k, int ld, const float *c, const double *weight,
+                            const swin_quant *q);
+
+/* y [rows][n] = x [rows][k] w [n][k]^T + bias (NULL: none), on the device and back. */
+swin_status recover_linear(swin_recover *r, float *y, const float *x, int rows, const float *w,
+                           const float *bias, int n, int k);
+
+/* ---- recover_view.c: a block as methods look at it ---------------------------------------------------------------- */
+
+typedef struct recover_view {
+    swin_recover *r;
+    int part, stage, block;
+    bool merge;
+    swin_stage shape;
+    swin_block_weights *b;                 /* r->w's; NULL for a merge */
+    recover_samples qkv, proj, fc1, fc2;   /* inputs; a merge: only qkv, the input of reduction */
+    recover_samples operands[3];           /* ranges alone: q, k, v */
+    float *y;       /* owned: [qkv.rows][3C] q, k, v */
+    float *hidden;  /* owned: [fc1.rows][hidden] fc1's output before GELU */
+    float *qkv_importance, *fc1_importance; /* owned: [3C], [hidden] what errors there count, in the output's units */
+    double share; /* of an error's variance in the values that is left in what attention makes of them */
+    double *q_importance, *k_importance, *v_importance; /* into one owned block: [C] each */
+} recover_view;
+
+/* Place a view on the part that k stands before, gather about `rows` inputs of its layers and advance k. What one method
+ * has learnt from some rows, another should not judge on the same: they give different seeds. */
+swin_status recover_view_open(recover_view *v, recover_walk *k, int rows, uint64_t seed);
+/* What follows from samples and weights: y, hidden, importances. Not for a merge. */
+swin_status recover_view_measure(recover_view *v);
+void recover_view_close(recover_view *v);
+
+/* The qkv bias, [3C]; V2 joins its two. Caller frees. NULL: no memory. */
+float *recover_qkv_bias(const recover_view *v);
+
+/* ---- recover_equalize.c, recover_balance.c ------------------------------------------------------------------------- */
+
+enum { RECOVER_STRENGTHS = 11, RECOVER_CLIPS = 8 };
+extern const float recover_clips[RECOVER_CLIPS]; /* shares of a range at which it is cut, when only an estimate is wanted */
+
+/* c_k = x_k^strength / w_k^(1 - strength), their geometric mean 1. */
+void recover_factors(float *c, const float *x, const float *w, int k, double strength);
+/* The site's quantizer when its values, columns in [lo, hi] divided by c (NULL: 1), are cut at `clip` of their range. */
+swin_status recover_quantizer(swin_quant *q, const swin_recover *r, swin_site site, const float *lo,
+                              const float *hi, const float *c, int k, float clip);
+void recover_scale_columns(float *w, int rows, int cols, const float *c);
+/* Q against K, V against proj. v has been measured. *count: pairs changed. */
+swin_status recover_balance(recover_view *v, int *count);
+
+#define RECOVER_ROWS 512 /* sampled rows that errors are measured on */
+
+#endif

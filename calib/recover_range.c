@@ -1,0 +1,202 @@
+/* Ranges by what they are for: the clipping with the smallest error of the GEMM that reads the tensor, on sampled inputs. A
+ * GEMM's own output (modes 1 and 2) is judged by the error that it hands on. See recover_view.c for what an error counts. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "calib/calibrator.h"
+#include "calib/recover_impl.h"
+#include "runtime/base/log.h"
+#include "runtime/swin/outputs.h"
+
+enum { STEPS = 20 };
+static const double ratio = 0.92; /* the last candidate is a fifth of the range */
+
+static swin_site_record *record_of(const recover_view *v, swin_site_kind kind)
+{
+    const int i = swin_site_index(v->r->config, swin_site_make(v->stage, v->block, kind));
+    return i < 0 ? NULL : &v->r->f->sites[i];
+}
+
+static swin_status candidate(swin_quant *q, float *amax, const recover_view *v, const swin_site_record *s, int i)
+{
+    *amax = (float)(fmax(-(double)s->min, (double)s->max) * pow(ratio, i));
+    return swin_quant_derive(q, v->r->f->mode, s->site, *amax, s->min, s->max);
+}
+
+static swin_status settle(const recover_view *v, swin_site_record *s, float amax, int *count)
+{
+    char name[SWIN_SITE_NAME_MAX];
+    swin_site_name(s->site, name);
+    swin_detail("  %-44s %10.4g -> %-10.4g of %g", name, (double)s->amax, (double)amax,
+                fmax(-(double)s->min, (double)s->max));
+    *count += amax != s->amax;
+    s->amax = amax;
+    return swin_quant_derive(&s->q, v->r->f->mode, s->site, amax, s->min, s->max);
+}
+
+/* A tensor that a Linear reads. */
+static swin_status input_range(recover_view *v, swin_site_kind kind, const recover_samples *x, const float *w,
+                               int n, const float *importance, int *count)
+{
+    swin_site_record *s = record_of(v, kind);
+    float best_amax = s->amax;
+    double best = INFINITY;
+    recover_gemm g;
+    if (!s->enabled) return SWIN_OK;
+    SWIN_TRY(recover_gemm_init(&g, v->r, x, w, n, importance));
+    swin_status st = SWIN_OK;
+    double estimates[STEPS], low = INFINITY;
+    for (int i = 0; st == SWIN_OK && i < STEPS; i++) {
+        float amax;
+        swin_quant q;
+        st = candidate(&q, &amax, v, s, i);
+        if (st == SWIN_OK) low = fmin(low, estimates[i] = recover_input_estimate(&g, NULL, &q));
+    }
+    for (int i = 0; st == SWIN_OK && i < STEPS; i++) { /* only what could be best is measured */
+        float amax;
+        double error;
+        swin_quant q;
+        if (estimates[i] > 1.3 * low) continue;
+        st = candidate(&q, &amax, v, s, i);
+        if (st == SWIN_OK) st = recover_input_error(&g, NULL, &q, &error);
+        if (st == SWIN_OK && error < best) {
+            best = error;
+            best_amax = amax;
+        }
+    }
+    recover_gemm_free(&g);
+    return st == SWIN_OK ? settle(v, s, best_amax, count) : st;
+}
+
+/* A tensor whose channels' errors count by themselves. y: columns, ld apart. */
+static swin_status column_range(recover_view *v, swin_site_kind kind, const float *y, int rows, int n, int ld,
+                                const double *importance, int *count)
+{
+    swin_site_record *s = record_of(v, kind);
+    float best_amax = s->amax;
+    double best = INFINITY;
+    if (!s->enabled) return SWIN_OK;
+    for (int i = 0; i < STEPS; i++) {
+        float amax;
+        swin_quant q;
+        SWIN_TRY(candidate(&q, &amax, v, s, i));
+        const double error = recover_column_error(y, rows, n, ld, NULL, importance, &q);
+        if (error >= best) continue;
+        best = error;
+        best_amax = amax;
+    }
+    return settle(v, s, best_amax, count);
+}
+
+/* No sample tells more than the histogram does. */
+static swin_status histogram_range(recover_view *v, swin_site_kind kind, int *count)
+{
+    swin_site_record *s = record_of(v, kind);
+    float amax;
+    if (!s || !s->enabled || s->q.qmin == 0) return SWIN_OK; /* mode 3's softmax has no range */
+    const swin_site_stats seen = { .count = s->count,
+                                   .nonfinite = s->nonfinite,
+                                   .min = s->min,
+                                   .max = s->max,
+                                   .bin_width = s->bin_width,
+                                   .hist_abs = s->hist_abs,
+                                   .bins = s->bins,
+                                   .hist = s->hist };
+    SWIN_TRY(swin_calibrate_site(swin_calibrator_find("mse"), &(swin_calibrator_opts){ 0 }, &seen, &amax));
+    return settle(v, s, amax, count);
+}
+
+/* What a GEMM gives before its bias. importance NULL: 1 each. */
+static swin_status product_range(recover_view *v, swin_site_kind kind, const recover_samples *x, const float *w,
+                                 int n, const float *importance, int *count)
+{
+    if (!record_of(v, kind)->enabled) return SWIN_OK;
+    float *y = malloc((size_t)x->rows * (size_t)n * sizeof *y);
+    double *weight = malloc((size_t)n * sizeof *weight);
+    swin_status st = y && weight ? recover_linear(v->r, y, x->x, x->rows, w, NULL, n, x->cols)
+                                 : swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d x %d", x->rows, n);
+    for (int i = 0; weight && i < n; i++) weight[i] = importance ? (double)importance[i] : 1.0;
+    if (st == SWIN_OK) st = column_range(v, kind, y, x->rows, n, n, weight, count);
+    free(y);
+    free(weight);
+    return st;
+}
+
+typedef struct layer {
+    swin_site_kind input;
+    const recover_samples *x;
+    const float *w;
+    int n;
+    const float *importance;
+} layer;
+
+static swin_status layer_ranges(recover_view *v, const layer *l, int *count)
+{
+    SWIN_TRY(input_range(v, l->input, l->x, l->w, l->n, l->importance, count));
+    return product_range(v, l->input + 2, l->x, l->w, l->n, l->importance, count);
+}
+
+static swin_status operand_ranges(recover_view *v, int *count)
+{
+    static const swin_site_kind kinds[] = { SWIN_SITE_MATMUL_Q, SWIN_SITE_MATMUL_K, SWIN_SITE_MATMUL_V };
+    const double *importance[] = { v->q_importance, v->k_importance, v->v_importance };
+    const int c = v->shape.channels;
+    for (int p = 0; p < 3; p++)
+        SWIN_TRY(column_range(v, kinds[p], v->y + p * c, v->qkv.rows, c, 3 * c, importance[p], count));
+    SWIN_TRY(histogram_range(v, SWIN_SITE_MHA_Q, count));
+    SWIN_TRY(histogram_range(v, SWIN_SITE_MHA_K, count));
+    return histogram_range(v, SWIN_SITE_MATMUL_A, count);
+}
+
+static swin_status block_ranges(recover_view *v, int *count)
+{
+    const swin_block_weights *b = v->b;
+    const int c = v->shape.channels, hidden = v->shape.hidden;
+    SWIN_TRY(recover_view_measure(v));
+    const layer layers[] = {
+        { SWIN_SITE_QKV_INPUT, &v->qkv, b->qkv_weight, 3 * c, v->qkv_importance },
+        { SWIN_SITE_PROJ_INPUT, &v->proj, b->proj_weight, c, NULL },
+        { SWIN_SITE_FC1_INPUT, &v->fc1, b->fc1_weight, hidden, v->fc1_importance },
+        { SWIN_SITE_FC2_INPUT, &v->fc2, b->fc2_weight, c, NULL },
+    };
+    for (size_t i = 0; i < SWIN_COUNT(layers); i++) SWIN_TRY(layer_ranges(v, &layers[i], count));
+    return operand_ranges(v, count);
+}
+
+static swin_status merge_ranges(recover_view *v, int *count)
+{
+    const layer l = { SWIN_SITE_REDUCTION_INPUT, &v->qkv, v->r->w.stages[v->stage].reduction_weight,
+                      2 * v->shape.channels, NULL };
+    return layer_ranges(v, &l, count);
+}
+
+static swin_status ranges(swin_recover *r, char *changed, size_t size)
+{
+    const int parts = swin_output_count(r->config);
+    const swin_net_opts opts = { .dtype = SWIN_F32 };
+    int count = 0;
+    swin_net *net;
+    recover_walk k = { 0 };
+    SWIN_TRY(swin_net_create(&net, r->dev, r->config, &r->exact, &opts));
+    swin_status st = recover_walk_begin(&k, r, net, NULL);
+    while (st == SWIN_OK && k.part < parts - 1) {
+        recover_view v;
+        SWIN_TRY_GOTO(st, recover_view_open(&v, &k, RECOVER_ROWS, 2), done);
+        st = v.merge ? merge_ranges(&v, &count) : block_ranges(&v, &count);
+        recover_view_close(&v);
+    }
+    snprintf(changed, size, "%d ranges", count);
+done:
+    recover_walk_end(&k);
+    swin_net_free(net);
+    return st;
+}
+
+const swin_recover_method swin_recover_ranges = {
+    .name = "ranges",
+    .help = "ranges with the smallest error of the GEMM that reads the tensor",
+    .levels = SWIN_RECOVER_FAST | SWIN_RECOVER_BEST,
+    .when = SWIN_RECOVER_AFTER,
+    .run = ranges,
+};

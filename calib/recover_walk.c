@@ -1,0 +1,179 @@
+#include <stdlib.h>
+#include <string.h>
+
+#include "calib/recover_impl.h"
+#include "quant/factor.h"
+#include "runtime/base/file.h"
+#include "runtime/base/rng.h"
+#include "runtime/base/status.h"
+#include "runtime/swin/outputs.h"
+
+enum { TOGETHER = 8 }; /* images in a pass */
+
+/* ---- streams --------------------------------------------------------------------------------------------------- */
+
+static size_t floats_before(const swin_config *c, int part)
+{
+    int tokens, channels;
+    if (part == 0) return (size_t)c->in_chans * (size_t)c->image_size * (size_t)c->image_size;
+    if (part == swin_output_count(c)) return (size_t)c->num_classes;
+    swin_net_stream(c, part, &tokens, &channels);
+    return (size_t)tokens * (size_t)channels;
+}
+
+/* The taps of a walk see images of one pass; they are told how many came before. */
+typedef struct shifted {
+    const swin_tap *tap;
+    recover_walk *walk;
+    int before;
+} shifted;
+
+static bool shifted_wants(void *user, swin_site site)
+{
+    const shifted *s = user;
+    return s->tap && (!s->tap->wants || s->tap->wants(s->tap->user, site));
+}
+
+static swin_status shifted_at(void *user, const swin_tap_point *p)
+{
+    const shifted *s = user;
+    swin_tap_point q = *p;
+    q.image += s->before;
+    return s->tap->at(s->tap->user, &q);
+}
+
+static swin_status pass(recover_walk *k, const swin_tap *tap, const float *in, int n, float *out)
+{
+    if (k->sim) return swin_sim_forward_parts(k->sim, k->part, k->part + 1, in, n, out, tap);
+    swin_factor_tap factors = { .f = k->r->f, .also = tap };
+    const swin_tap with = swin_factor_tap_of(&factors);
+    return swin_net_forward_parts(k->net, k->part, k->part + 1, in, n, out, &with);
+}
+
+/* Output lies at or before the input in memory, image by image: streams never grow. */
+swin_status recover_walk_part(recover_walk *k, const swin_tap *tap, bool advance)
+{
+    const swin_config *c = k->r->config;
+    const size_t in = floats_before(c, k->part), out = floats_before(c, k->part + 1);
+    const float *from = k->part ? k->stream : k->r->pixels;
+    const int together = k->singly ? 1 : TOGETHER;
+    for (int at = 0; at < k->r->fit; at += together) {
+        const int n = k->r->fit - at < together ? k->r->fit - at : together;
+        shifted s = { tap, k, at };
+        const swin_tap shift = { .user = &s, .wants = shifted_wants, .at = shifted_at };
+        SWIN_TRY(swin_check_interrupt());
+        k->stopped = false;
+        const swin_status st = pass(k, tap ? &shift : NULL, from + (size_t)at * in, n,
+                                    advance ? k->stream + (size_t)at * out : NULL);
+        if (st != SWIN_OK && !k->stopped) return st;
+    }
+    k->part += advance;
+    return SWIN_OK;
+}
+
+swin_status recover_walk_begin(recover_walk *k, swin_recover *r, swin_net *net, swin_sim *sim)
+{
+    const size_t floats = (size_t)r->fit * floats_before(r->config, 1);
+    *k = (recover_walk){ .r = r, .net = net, .sim = sim, .stream = malloc(floats * sizeof(float)) };
+    if (!k->stream) return swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d images", r->fit);
+    return recover_walk_part(k, NULL, true);
+}
+
+void recover_walk_end(recover_walk *k)
+{
+    free(k->stream);
+    k->stream = NULL;
+}
+
+/* ---- samples --------------------------------------------------------------------------------------------------- */
+
+swin_status recover_samples_init(recover_samples *s, const swin_recover *r, swin_site site, int cols, int rows,
+                                 uint64_t seed)
+{
+    int tokens, channels;
+    swin_net_stream(r->config, swin_output_part(r->config, site), &tokens, &channels);
+    if (swin_site_kind_of(site) == SWIN_SITE_REDUCTION_INPUT) tokens /= 4;
+    int each = (rows + r->fit - 1) / r->fit;
+    if (each > tokens) each = tokens;
+    *s = (recover_samples){ .site = site, .seed = seed, .cols = cols, .per_image = each, .rows = each * r->fit };
+    s->x = malloc(((size_t)s->rows * (size_t)cols + 1) * sizeof *s->x);
+    s->lo = calloc((size_t)cols, sizeof *s->lo);
+    s->hi = calloc((size_t)cols, sizeof *s->hi);
+    return s->x && s->lo && s->hi
+               ? SWIN_OK
+               : swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d x %d samples", s->rows, cols);
+}
+
+void recover_samples_free(recover_samples *s)
+{
+    free(s->x);
+    free(s->lo);
+    free(s->hi);
+    *s = (recover_samples){ 0 };
+}
+
+/* One row of each of per_image equal stretches. */
+static void take_rows(recover_samples *s, const float *x, int64_t rows, int64_t ld, int image)
+{
+    swin_rng rng = { s->seed * 1000003u + (uint64_t)image };
+    for (int i = 0; i < s->per_image; i++) {
+        const int64_t lo = rows * i / s->per_image, hi = rows * (i + 1) / s->per_image;
+        const int64_t row = lo + (int64_t)swin_rng_below(&rng, (uint64_t)(hi - lo));
+        memcpy(s->x + ((size_t)image * (size_t)s->per_image + (size_t)i) * (size_t)s->cols, x + row * ld,
+               (size_t)s->cols * sizeof *x);
+    }
+}
+
+static void take_ranges(recover_samples *s, const float *x, int64_t rows, int64_t ld)
+{
+    float *lo = s->lo, *hi = s->hi;
+    for (int64_t r = 0; r < rows; r++, x += ld)
+        for (int k = 0; k < s->cols; k++) {
+            lo[k] = x[k] < lo[k] ? x[k] : lo[k];
+            hi[k] = x[k] > hi[k] ? x[k] : hi[k];
+        }
+}
+
+static recover_samples *samples_of(const recover_gather *g, swin_site site)
+{
+    for (int i = 0; i < g->count; i++)
+        if (g->samples[i].site == site) return &g->samples[i];
+    return NULL;
+}
+
+static bool gather_wants(void *user, swin_site site)
+{
+    return samples_of(user, site) != NULL;
+}
+
+static swin_status gather_at(void *user, const swin_tap_point *p)
+{
+    recover_gather *g = user;
+    recover_samples *s = samples_of(g, p->site);
+    const swin_tensor *x = p->x;
+    const size_t n = (size_t)((x->rows - 1) * x->ld + x->cols);
+    if (n > g->size) {
+        free(g->host);
+        g->host = malloc(n * sizeof *g->host);
+        g->size = g->host ? n : 0;
+        if (!g->host) return swin_fail(SWIN_ERR_MEM, "--recover: no memory for %zu values", n);
+    }
+    SWIN_TRY(p->dev->ops->download(p->dev, g->host, x->data, n * sizeof *g->host));
+    const int64_t rows = x->rows / p->images;
+    for (int i = 0; i < p->images; i++)
+        take_rows(s, g->host + (size_t)(i * rows * x->ld), rows, x->ld, p->image + i);
+    take_ranges(s, g->host, x->rows, x->ld);
+    return SWIN_OK;
+}
+
+swin_tap recover_gather_tap(recover_gather *g)
+{
+    return (swin_tap){ .user = g, .wants = gather_wants, .at = gather_at };
+}
+
+void recover_gather_free(recover_gather *g)
+{
+    free(g->host);
+    g->host = NULL;
+    g->size = 0;
+}

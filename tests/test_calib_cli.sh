@@ -44,7 +44,8 @@ expect 2 "--percentile" "${common[@]}" --percentile 99.9x
 expect 2 "--int8-mode" "${common[@]}" --int8-mode 4
 expect 2 "--calib-batchsz" "${common[@]}" --calib-batchsz 0
 expect 2 "--num-calib-batch" "${common[@]}" --num-calib-batch -1
-expect 2 "not in this build" "${common[@]}" --recover fast
+expect 2 "--recover: fastest" "${common[@]}" --recover fastest
+expect 2 "--recover" "${common[@]}" --recover equalize,,bias
 expect 2 "--calib-output-path" "${common[@]}" --calib-output-path "$tmp/none/f.h5"
 expect 2 "--report" "${common[@]}" --report "$tmp/r.txt"
 expect 2 "--no-such-flag" "${common[@]}" --no-such-flag

@@ -39,7 +39,8 @@ static swin_status add_named(unsigned *chosen, const char *name, size_t n)
             *chosen |= 1u << i;
             return SWIN_OK;
         }
-    return swin_fail(SWIN_ERR_USAGE, "--recover: %.*s is neither none, fast, best nor a method", (int)n, name);
+    return swin_fail(SWIN_ERR_USAGE, "--recover: %.*s is neither none, fast, best nor a method", (int)n,
+                     name);
 }
 
 swin_status swin_recover_choose(unsigned *chosen, const char *text)
@@ -193,8 +194,8 @@ static swin_status account(swin_recover *r, swin_recover_step *step)
         swin_note("recover: %-9s %6.2f -> %5.2f dB (%+.2f): %s", step->method, r->db, db, db - r->db,
                   step->changed);
     } else {
-        swin_note("recover: without    %5.2f dB on %d images held back, %d images to learn from", db, r->judges,
-                  r->fit);
+        swin_note("recover: without    %5.2f dB on %d images held back, %d images to learn from", db,
+                  r->judges, r->fit);
     }
     r->db = db;
     r->measured = true;

@@ -36,8 +36,7 @@ static swin_status make_raw(room *o)
     const size_t cols = 3 * (size_t)o->n;
     o->raw = malloc((size_t)v->qkv.rows * cols * sizeof *o->raw);
     for (int r = 0; o->raw && bias && r < v->qkv.rows; r++)
-        for (size_t i = 0; i < cols; i++)
-            o->raw[(size_t)r * cols + i] = v->y[(size_t)r * cols + i] - bias[i];
+        for (size_t i = 0; i < cols; i++) o->raw[(size_t)r * cols + i] = v->y[(size_t)r * cols + i] - bias[i];
     const bool ok = o->raw && bias;
     free(bias);
     return ok ? SWIN_OK : swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d samples", v->qkv.rows);
@@ -146,8 +145,7 @@ static void divide_values(recover_view *v, const float *c)
 {
     const int n = v->shape.channels;
     float *bias = v->b->qkv_bias ? v->b->qkv_bias + 2 * n : v->b->v_bias;
-    for (int j = 0; j < n; j++)
-        scale_row(v->b->qkv_weight + 2 * (size_t)n * (size_t)n, bias, j, n, 1 / c[j]);
+    for (int j = 0; j < n; j++) scale_row(v->b->qkv_weight + 2 * (size_t)n * (size_t)n, bias, j, n, 1 / c[j]);
     recover_scale_columns(v->b->proj_weight, n, n, c);
 }
 
@@ -157,7 +155,8 @@ static swin_status proj_error(double *error, const recover_gemm *g, room *o)
     *error = INFINITY;
     for (int t = 0; t < RECOVER_CLIPS; t++) {
         swin_quant q;
-        SWIN_TRY(recover_quantizer(&q, o->v->r, site, o->v->proj.lo, o->v->proj.hi, o->c, o->n, recover_clips[t]));
+        SWIN_TRY(
+            recover_quantizer(&q, o->v->r, site, o->v->proj.lo, o->v->proj.hi, o->c, o->n, recover_clips[t]));
         *error = fmin(*error, recover_input_estimate(g, o->c, &q));
     }
     *error += recover_weight_estimate(g, o->c);
@@ -191,8 +190,7 @@ static float product_top(const float *raw, int rows, int ld, int at, int n)
 {
     float top = 0;
     for (int r = 0; r < rows; r++)
-        for (int i = at; i < at + n; i++)
-            top = fmaxf(top, fabsf(raw[(size_t)r * (size_t)ld + (size_t)i]));
+        for (int i = at; i < at + n; i++) top = fmaxf(top, fabsf(raw[(size_t)r * (size_t)ld + (size_t)i]));
     return top > 0 ? top : 1;
 }
 
@@ -219,9 +217,11 @@ static swin_status level_parts(recover_view *v)
 {
     const int n = v->shape.channels;
     if (v->r->f->mode == SWIN_INT8_MODE_3) return SWIN_OK;
-    float *raw = malloc((size_t)v->qkv.rows * 3 * (size_t)n * sizeof *raw), *c = malloc((size_t)n * sizeof *c);
-    swin_status st = raw && c ? recover_linear(v->r, raw, v->qkv.x, v->qkv.rows, v->b->qkv_weight, NULL, 3 * n, n)
-                              : swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d samples", v->qkv.rows);
+    float *raw = malloc((size_t)v->qkv.rows * 3 * (size_t)n * sizeof *raw),
+          *c = malloc((size_t)n * sizeof *c);
+    swin_status st = raw && c
+                         ? recover_linear(v->r, raw, v->qkv.x, v->qkv.rows, v->b->qkv_weight, NULL, 3 * n, n)
+                         : swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d samples", v->qkv.rows);
     if (st == SWIN_OK) {
         float top[3];
         for (int p = 0; p < 3; p++) top[p] = product_top(raw, v->qkv.rows, 3 * n, p * n, n);

@@ -106,8 +106,10 @@ static void places_of(place p[PLACES], const swin_recover *r, swin_weights *w, i
     p[0] = (place){ SWIN_SITE_QKV_AFTERGEMM, 3 * c, { b->qkv_bias }, false };
     if (v2) p[0] = (place){ SWIN_SITE_QKV_AFTERGEMM, 3 * c, { b->q_bias, NULL, b->v_bias }, true };
     /* The residual stream behind each half: V2's halves end in a norm. */
-    p[1] = (place){ v2 ? SWIN_SITE_ADD2_RESIDUAL : SWIN_SITE_LAYERNORM_INPUT2, c,
-                    { v2 ? b->norm1_bias : b->proj_bias }, false };
+    p[1] = (place){ v2 ? SWIN_SITE_ADD2_RESIDUAL : SWIN_SITE_LAYERNORM_INPUT2,
+                    c,
+                    { v2 ? b->norm1_bias : b->proj_bias },
+                    false };
     p[2] = (place){ SWIN_SITE_FC1_AFTERGEMM, s.hidden, { b->fc1_bias }, false };
     p[3] = (place){ SWIN_SITE_BLOCK_OUT, c, { v2 ? b->norm2_bias : b->fc2_bias }, false };
 }

@@ -45,7 +45,7 @@ void recover_factors(float *c, const float *x, const float *w, int k, double str
 
 /* The site's quantizer when its values, divided by c, are clipped at `clip` of their range. */
 swin_status recover_quantizer(swin_quant *q, const swin_recover *r, swin_site site, const float *lo,
-                             const float *hi, const float *c, int k, float clip)
+                              const float *hi, const float *c, int k, float clip)
 {
     float min = 0, max = 0;
     for (int i = 0; i < k; i++) {

@@ -227,8 +227,8 @@ static void measure_weights(recover_gemm *g, float *weighted)
         }
 }
 
-swin_status recover_gemm_init(recover_gemm *g, swin_recover *r, const recover_samples *x, const float *w, int n,
-                              const float *importance)
+swin_status recover_gemm_init(recover_gemm *g, swin_recover *r, const recover_samples *x, const float *w,
+                              int n, const float *importance)
 {
     const int k = x->cols, rows = x->rows;
     *g = (recover_gemm){ .r = r, .x = x->x, .w = w, .rows = rows, .k = k, .n = n };

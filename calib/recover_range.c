@@ -18,7 +18,8 @@ static swin_site_record *record_of(const recover_view *v, swin_site_kind kind)
     return i < 0 ? NULL : &v->r->f->sites[i];
 }
 
-static swin_status candidate(swin_quant *q, float *amax, const recover_view *v, const swin_site_record *s, int i)
+static swin_status candidate(swin_quant *q, float *amax, const recover_view *v, const swin_site_record *s,
+                             int i)
 {
     *amax = (float)(fmax(-(double)s->min, (double)s->max) * pow(ratio, i));
     return swin_quant_derive(q, v->r->f->mode, s->site, *amax, s->min, s->max);
@@ -108,8 +109,8 @@ static swin_status histogram_range(recover_view *v, swin_site_kind kind, int *co
 }
 
 /* What a GEMM gives before its bias. importance NULL: 1 each. */
-static swin_status product_range(recover_view *v, swin_site_kind kind, const recover_samples *x, const float *w,
-                                 int n, const float *importance, int *count)
+static swin_status product_range(recover_view *v, swin_site_kind kind, const recover_samples *x,
+                                 const float *w, int n, const float *importance, int *count)
 {
     if (!record_of(v, kind)->enabled) return SWIN_OK;
     float *y = malloc((size_t)x->rows * (size_t)n * sizeof *y);

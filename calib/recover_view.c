@@ -29,7 +29,8 @@ static swin_status gather(recover_view *v, recover_walk *k, int rows, uint64_t s
     const int count = v->merge ? 1 : SITES;
     swin_status st = SWIN_OK;
     for (; st == SWIN_OK && g.count < count; g.count++)
-        st = recover_samples_init(&all[g.count], v->r, swin_site_make(v->stage, v->block, wanted[g.count].kind),
+        st = recover_samples_init(&all[g.count], v->r,
+                                  swin_site_make(v->stage, v->block, wanted[g.count].kind),
                                   wanted[g.count].cols, wanted[g.count].rows, seed);
     const swin_tap tap = recover_gather_tap(&g);
     if (st == SWIN_OK) st = recover_walk_part(k, &tap, true);
@@ -212,11 +213,12 @@ swin_status recover_view_measure(recover_view *v)
     }
     v->k_importance = v->q_importance + n;
     v->v_importance = v->k_importance + n;
-    SWIN_TRY_GOTO(st, recover_linear(v->r, v->y, v->qkv.x, v->qkv.rows, v->b->qkv_weight, bias, 3 * c, c), done);
-    SWIN_TRY_GOTO(st,
-                  recover_linear(v->r, v->hidden, v->fc1.x, v->fc1.rows, v->b->fc1_weight, v->b->fc1_bias,
-                                 hidden, c),
+    SWIN_TRY_GOTO(st, recover_linear(v->r, v->y, v->qkv.x, v->qkv.rows, v->b->qkv_weight, bias, 3 * c, c),
                   done);
+    SWIN_TRY_GOTO(
+        st,
+        recover_linear(v->r, v->hidden, v->fc1.x, v->fc1.rows, v->b->fc1_weight, v->b->fc1_bias, hidden, c),
+        done);
     for (int h = 0; h < v->shape.heads; h++) head_importance(v, h);
     for (size_t i = 0; i < 3 * n; i++) v->qkv_importance[i] = (float)v->q_importance[i];
     hidden_importance(v);

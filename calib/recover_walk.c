@@ -87,15 +87,17 @@ void recover_walk_end(recover_walk *k)
 
 /* ---- samples --------------------------------------------------------------------------------------------------- */
 
-swin_status recover_samples_init(recover_samples *s, const swin_recover *r, swin_site site, int cols, int rows,
-                                 uint64_t seed)
+swin_status recover_samples_init(recover_samples *s, const swin_recover *r, swin_site site, int cols,
+                                 int rows, uint64_t seed)
 {
     int tokens, channels;
     swin_net_stream(r->config, swin_output_part(r->config, site), &tokens, &channels);
     if (swin_site_kind_of(site) == SWIN_SITE_REDUCTION_INPUT) tokens /= 4;
     int each = (rows + r->fit - 1) / r->fit;
     if (each > tokens) each = tokens;
-    *s = (recover_samples){ .site = site, .seed = seed, .cols = cols, .per_image = each, .rows = each * r->fit };
+    *s = (recover_samples){
+        .site = site, .seed = seed, .cols = cols, .per_image = each, .rows = each * r->fit
+    };
     s->x = malloc(((size_t)s->rows * (size_t)cols + 1) * sizeof *s->x);
     s->lo = calloc((size_t)cols, sizeof *s->lo);
     s->hi = calloc((size_t)cols, sizeof *s->hi);

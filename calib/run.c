@@ -244,7 +244,8 @@ static swin_status calibrate(run *r, swin_dev *dev, const swin_config *c, const 
     t->open_s = swin_now() - start;
     if (r->o->recover) SWIN_TRY(prepare_recovery(r, dev, c, w, &seen));
     if (!seen)
-        SWIN_TRY(look(r, dev, r->recover ? swin_recover_weights(r->recover) : w, r->chosen, r->nchosen, true));
+        SWIN_TRY(
+            look(r, dev, r->recover ? swin_recover_weights(r->recover) : w, r->chosen, r->nchosen, true));
     t->observe_s = swin_now() - start - t->open_s;
     if (r->recover) SWIN_TRY(swin_recover_run(r->recover, SWIN_RECOVER_AFTER));
     t->recover_s = swin_now() - start - t->open_s - t->observe_s;

@@ -31,7 +31,8 @@ swin_status swin_corrections_present(bool *present, const char *path)
     *present = false;
     SWIN_TRY(swin_h5_open(&f, path));
     swin_status st = SWIN_OK;
-    if (swin_h5_exists(f, "/corrections")) st = swin_h5_each(f, "/corrections", known, (void *)(uintptr_t)path);
+    if (swin_h5_exists(f, "/corrections"))
+        st = swin_h5_each(f, "/corrections", known, (void *)(uintptr_t)path);
     if (st == SWIN_OK && swin_h5_exists(f, GROUP)) st = swin_h5_each(f, GROUP, count_one, &count);
     swin_h5_close(f);
     *present = count > 0;

@@ -141,6 +141,22 @@ static swin_status check_names(const swin_export_job *job)
                      job->names->path, missing, first);
 }
 
+/* Weights that expect inputs divided by factors are of no use to an engine that does not divide. */
+static swin_status check_factors(const swin_export_format *format, const swin_calib_file *f)
+{
+    for (int i = 0; f && i < f->nsites; i++) {
+        char name[SWIN_SITE_NAME_MAX];
+        if (!f->sites[i].factor) continue;
+        swin_site_name(f->sites[i].site, name);
+        return swin_fail(
+            SWIN_ERR_UNSUPPORTED,
+            "%s cannot express the factors per channel of %s, which recovery chose for int8-mode 3: "
+            "calibrate with --recover none, or --recover ranges,bias",
+            format->name, name);
+    }
+    return SWIN_OK;
+}
+
 swin_status swin_export_check(const swin_export_format *format, const swin_export_job *job)
 {
     if ((format->flags & SWIN_EXPORT_CALIB) && !job->calib)
@@ -155,6 +171,7 @@ swin_status swin_export_check(const swin_export_format *format, const swin_expor
             "%s holds scales only, and the calibration file changes weights: give --weights-out FILE (with "
             "--resume) and deploy that checkpoint with it",
             format->name);
+    SWIN_TRY(check_factors(format, job->calib));
     if (!(format->flags & SWIN_EXPORT_CALIB)) return SWIN_OK;
     SWIN_TRY(check_calib(format, job->calib));
     return job->names ? check_names(job) : SWIN_OK;

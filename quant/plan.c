@@ -14,8 +14,10 @@ swin_status swin_plan_create(swin_plan *p, const swin_calib_file *f, swin_granul
             char name[SWIN_SITE_NAME_MAX];
             swin_site_name(r->site, name);
             swin_plan_free(p);
-            return swin_fail(SWIN_ERR_UNSUPPORTED, "%s: the integer network has no factors per channel yet; "
-                             "calibrate with --recover none", name);
+            return swin_fail(SWIN_ERR_UNSUPPORTED,
+                             "%s: the integer network has no factors per channel yet; "
+                             "calibrate with --recover none",
+                             name);
         }
         sites[i] = (swin_site_plan){ .enabled = r->enabled,
                                      .scale = r->q.scale,

@@ -54,8 +54,7 @@ static swin_status create_engine(eval_job *j, eval_engine *e)
         return swin_fail(SWIN_ERR_MEM, "--batch-size %d: no memory for the logits", j->o->batch_size);
     const swin_granularity g = strcmp(j->o->weight_granularity, "tensor") == 0 ? SWIN_PER_TENSOR
                                                                                : SWIN_PER_CHANNEL;
-    if (e->kind->form == EVAL_SIM)
-        return swin_sim_create(&e->sim, j->model.dev, &j->calib, &j->corrected, g);
+    if (e->kind->form == EVAL_SIM) return swin_sim_create(&e->sim, j->model.dev, &j->calib, &j->corrected, g);
     swin_plan plan = { 0 };
     swin_net_opts opts = { .dtype = e->kind->dtype };
     swin_status st = SWIN_OK;

@@ -170,8 +170,8 @@ static swin_status build_stage(swin_net *net, int stage, const swin_stage_weight
     for (int b = 0; b < s->shape.depth; b++) SWIN_TRY(build_block(net, stage, b, &w->blocks[b], mask));
     if (!s->shape.merge) return SWIN_OK;
     const int c = s->shape.channels;
-    SWIN_TRY(
-        put_norm(net, &s->merge_norm, w->merge_norm_weight, w->merge_norm_bias, merge_norm_width(net, stage)));
+    SWIN_TRY(put_norm(net, &s->merge_norm, w->merge_norm_weight, w->merge_norm_bias,
+                      merge_norm_width(net, stage)));
     return net_put_layer(net, &s->reduction, stage, 0, SWIN_SITE_REDUCTION_INPUT, w->reduction_weight, NULL,
                          2 * c, 4 * c);
 }

@@ -202,7 +202,8 @@ done:
     return st;
 }
 
-swin_status swin_weights_part(const swin_weights *w, const swin_config *c, int part, size_t *at, size_t *count)
+swin_status swin_weights_part(const swin_weights *w, const swin_config *c, int part, size_t *at,
+                              size_t *count)
 {
     int place = part - 1, stage = 0;
     while (stage + 1 < c->num_stages && place > c->depths[stage]) place -= c->depths[stage++] + 1;

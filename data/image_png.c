@@ -2,6 +2,7 @@
  * keeps its high byte, 16-bit gray is cut off at 255, gamma and transparency chunks change nothing. */
 #include "data/decode.h"
 
+#include <ctype.h>
 #include <setjmp.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -13,13 +14,15 @@
 typedef struct reader {
     const uint8_t *bytes;
     size_t size, at;
+    size_t chunk;     /* where the next chunk begins */
+    size_t last_data; /* where the file stood when the last row so far was unpacked */
     png_structp png;
     png_infop info;
     int64_t width, height;
     int depth, colour, passes;
     size_t row_bytes;
     swin_region keep;
-    int64_t inflated; /* rows whose data were complete, of a picture that is not interlaced */
+    int64_t rows, unpacked; /* rows in the data, over all passes, and how many of them were complete */
     uint8_t palette[256][3];
     uint8_t *packed; /* one row as the file holds it, or all rows when interlaced */
     uint8_t *rgb;    /* one row */
@@ -37,11 +40,27 @@ static void on_warning(png_structp png, png_const_charp text)
     (void)text;
 }
 
+static uint32_t big32(const uint8_t *p)
+{
+    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+}
+
+/* A chunk that is cut off is passed on as one of the length that is there: libpng, which asks for many bytes
+ * at a time, then uses those that came. */
+static void on_chunk_header(reader *r, uint8_t *header)
+{
+    const size_t length = big32(header), left = r->size - r->chunk - 8;
+    r->chunk += 12 + length;
+    if (length <= left) return;
+    for (int i = 0; i < 4; i++) header[i] = (uint8_t)(left >> (24 - 8 * i));
+}
+
 static void on_read(png_structp png, png_bytep out, size_t n)
 {
     reader *r = png_get_io_ptr(png);
     if (n > r->size - r->at) png_error(png, "the file is truncated");
     memcpy(out, r->bytes + r->at, n);
+    if (n == 8 && r->at == r->chunk) on_chunk_header(r, out);
     r->at += n;
 }
 
@@ -51,12 +70,17 @@ static void on_row(png_structp png, png_row_infop info, png_bytep data)
     reader *r = png_get_user_transform_ptr(png);
     (void)info;
     (void)data;
-    r->inflated = (int64_t)png_get_current_row_number(png) + 1;
+    r->unpacked++;
+    r->last_data = r->at;
 }
 
-static uint32_t big32(const uint8_t *p)
+static int64_t rows_in_data(int64_t width, int64_t height, int passes)
 {
-    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+    int64_t rows = 0;
+    if (passes == 1) return height;
+    for (int pass = 0; pass < passes; pass++)
+        if (PNG_PASS_COLS(width, pass) > 0) rows += PNG_PASS_ROWS(height, pass);
+    return rows;
 }
 
 /* Pillow refuses a bad checksum in any chunk before the pixels and asks for none in the pixels; libpng has
@@ -74,6 +98,24 @@ static swin_status check_headers(const uint8_t *bytes, size_t size)
         at += length + 12;
     }
     return swin_fail(SWIN_ERR_FORMAT, "PNG: the file is truncated");
+}
+
+/* After the last row Pillow leaves the rest of its chunk alone and steps over the others up to the end
+ * marker: a body that is cut off is an error there, a header is none. */
+static swin_status check_tail(const reader *r)
+{
+    size_t at = 8;
+    bool behind = false;
+    while (r->size - at >= 8 && memcmp(r->bytes + at + 4, "IEND", 4) != 0) {
+        const size_t length = big32(r->bytes + at), left = r->size - at - 8;
+        for (size_t i = 4; behind && i < 8; i++)
+            if (!isalnum(r->bytes[at + i]) && r->bytes[at + i] != '_') return SWIN_OK;
+        if (behind && length > left) return swin_fail(SWIN_ERR_FORMAT, "PNG: the file is truncated");
+        behind |= at + 8 + length >= r->last_data;
+        if (length > left || left - length < 4) break;
+        at += 12 + length;
+    }
+    return SWIN_OK;
 }
 
 /* An index past the palette's end is gray, as in Pillow's initial palette. */
@@ -151,6 +193,7 @@ static swin_status read_header(reader *r)
     r->depth = png_get_bit_depth(r->png, r->info);
     r->colour = png_get_color_type(r->png, r->info);
     r->passes = png_set_interlace_handling(r->png);
+    r->rows = rows_in_data(r->width, r->height, r->passes);
     SWIN_TRY(swin_image_check_size(r->width, r->height));
     load_palette(r);
     png_read_update_info(r->png, r->info);
@@ -187,26 +230,37 @@ static void read_rows(reader *r, const swin_sink *sink)
     for (int pass = 0; pass < r->passes; pass++)
         for (int64_t y = 0; y < r->height; y++)
             png_read_row(r->png, r->packed + (size_t)y * r->row_bytes, NULL);
-    for (int64_t y = 0; y < r->height; y++) give(r, sink, y, r->packed + (size_t)y * r->row_bytes);
+}
+
+/* What read_rows had in hand when libpng gave up behind the last row, or has left to give. */
+static void give_rest(reader *r, const swin_sink *sink, bool gave_up)
+{
+    if (r->passes > 1)
+        for (int64_t y = 0; y < r->height; y++) give(r, sink, y, r->packed + (size_t)y * r->row_bytes);
+    else if (gave_up)
+        give(r, sink, r->height - 1, r->packed);
 }
 
 static swin_status decode(reader *r, const swin_sink *sink)
 {
+    volatile bool gave_up = false;
     if (setjmp(png_jmpbuf(r->png))) {
-        if (r->passes != 1 || r->inflated != r->height) return SWIN_ERR_FORMAT;
-        give(r, sink, r->height - 1, r->packed); /* Pillow asks for nothing after the last row's data */
-        return SWIN_OK;
+        if (r->rows == 0 || r->unpacked < r->rows) return SWIN_ERR_FORMAT;
+        gave_up = true; /* Pillow asks for no more of the compressed data than the last row needs */
+    } else {
+        SWIN_TRY(read_header(r));
+        SWIN_TRY(begin(r, sink));
+        read_rows(r, sink);
     }
-    SWIN_TRY(read_header(r));
-    SWIN_TRY(begin(r, sink));
-    read_rows(r, sink);
+    SWIN_TRY(check_tail(r));
+    give_rest(r, sink, gave_up);
     return SWIN_OK;
 }
 
 swin_status swin_decode_png(const uint8_t *bytes, size_t size, const swin_sink *sink)
 {
     swin_status st;
-    reader r = { .bytes = bytes, .size = size };
+    reader r = { .bytes = bytes, .size = size, .chunk = 8 };
     SWIN_TRY(check_headers(bytes, size));
     r.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, NULL, on_error, on_warning);
     r.info = r.png ? png_create_info_struct(r.png) : NULL;

@@ -1,10 +1,11 @@
-/* swin-bench - latency and throughput of the float network, against what the machine could do at best. */
+/* swin-bench - latency and throughput of the float and the integer network, against what the machine could do at best. */
 #include "runtime/main_bench.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "quant/plan.h"
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
 #include "runtime/base/rng.h"
@@ -18,7 +19,10 @@
 static const swin_field fields[] = {
     { "Measuring:", SWIN_FIELD_HEADING, 0, 0, 0, NULL, NULL, NULL },
     F(precision, LIST, 0, 0, "LIST",
-      "what to time, separated by commas; tf32 is float32 with TF32 products (cuda)", "fp32|tf32|fp16|bf16"),
+      "what to time, separated by commas; tf32 is float32 with TF32 products (cuda)",
+      "fp32|tf32|fp16|bf16|int8"),
+    F(int8_mode, INT, 1, 3, "MODE",
+      "of int8: which tensors are rounded; their ranges are made up, time does not depend on them", NULL),
     F(batch_size, STR, 0, 0, "LIST", "images in a forward pass, separated by commas", NULL),
     F(seconds, DOUBLE, 0.01, 600, "S", "how long to time each precision and batch size", NULL),
     F(observers, BOOL, 0, 0, NULL, "also time a pass that observes every site, as calibration does", NULL),
@@ -116,11 +120,17 @@ static swin_status open_precision(bench *b, bench_run *r)
                                                                                 : SWIN_F32,
                                    .chunk = b->o->chunk,
                                    .no_graph = b->o->no_graph };
+    if (strcmp(r->precision, "int8") == 0) {
+        SWIN_TRY(swin_plan_uniform(&r->plan, &b->config, (swin_int8_mode)b->o->int8_mode, 4));
+        r->net_opts.plan = &r->plan;
+        r->net_opts.dtype = r->ops->native_half ? SWIN_F16 : SWIN_F32; /* of what stays float */
+    }
     return swin_net_create(&r->net, r->dev, &b->config, &b->weights, &r->net_opts);
 }
 
 static void close_precision(bench_run *r)
 {
+    swin_plan_free(&r->plan);
     if (r->images) r->ops->free(r->dev, r->images);
     swin_net_free(r->net);
     swin_dev_close(r->dev);
@@ -245,6 +255,8 @@ static swin_status check_batches(const char *list)
 static swin_status run(bench *b)
 {
     SWIN_TRY(check_batches(b->o->batch_size));
+    if (b->o->observers && strstr(b->o->precision, "int8"))
+        return swin_fail(SWIN_ERR_USAGE, "--observers: they watch float networks, not int8");
     SWIN_TRY(load(b));
     SWIN_TRY(bench_print_head(b));
     char word[16];
@@ -258,7 +270,8 @@ int main(int argc, char **argv)
                         .precision = "fp32",
                         .batch_size = "1,8,64",
                         .split = "val",
-                        .seconds = 2 };
+                        .seconds = 2,
+                        .int8_mode = 3 };
     const swin_status parsed = swin_fields_parse(&program, &o, argc, argv, NULL, NULL);
     if (parsed != SWIN_OK) return swin_report(parsed);
     swin_common_apply(&o.common);

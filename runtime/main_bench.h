@@ -7,12 +7,13 @@
 
 #include "runtime/base/field.h"
 #include "runtime/swin/net.h"
+#include "runtime/swin/plan.h"
 #include "runtime/swin/session.h"
 
 typedef struct bench_options {
     swin_common common;
     const char *precision, *batch_size, *split;
-    int chunk, limit;
+    int chunk, limit, int8_mode;
     bool observers, kinds, floors, no_graph, tune, csv;
     double seconds;
 } bench_options;
@@ -32,7 +33,8 @@ typedef struct bench_run {
     const swin_ops *ops;
     swin_net *net;
     swin_net_opts net_opts;
-    float *images; /* device */
+    swin_plan plan; /* int8: what net_opts.plan points to */
+    float *images;  /* device */
     int batch;
     double median, p99;       /* of passes one at a time */
     double each;              /* of a pass among many queued */

@@ -72,7 +72,7 @@ static double least_bytes(const bench *b, const bench_run *r)
         each += map *
                 (1 + 4 * s.depth + 1); /* made, both halves of each block, taken by the merge or the pool */
     }
-    return each * r->batch + unit * (double)b->weights.count;
+    return each * r->batch + (r->net_opts.plan ? 1 : unit) * (double)b->weights.count;
 }
 
 /* Multiply-adds of the products, times two. */
@@ -156,14 +156,49 @@ static swin_status product_rate(bench_run *r, int n, double *rate)
     return st;
 }
 
+/* The same of codes. Half of them lie on either side of zero. */
+static swin_status product_rate_s8(bench_run *r, int n, double *rate)
+{
+    const size_t count = (size_t)n * (size_t)n;
+    int8_t *codes = malloc(count);
+    float *scale = calloc((size_t)n, sizeof *scale);
+    void *x = NULL, *y = NULL;
+    swin_linear l = { 0 };
+    swin_rng rng = { 22 };
+    swin_status st = codes && scale ? SWIN_OK : swin_fail(SWIN_ERR_MEM, "no memory for a product of %d", n);
+    for (size_t i = 0; st == SWIN_OK && i < count; i++)
+        codes[i] = (int8_t)((int)swin_rng_below(&rng, 255) - 127);
+    for (int i = 0; st == SWIN_OK && i < n; i++) scale[i] = 1e-3f;
+    if (st == SWIN_OK) st = r->ops->linear_s8_prepare(r->dev, &l, codes, scale, NULL, n, n, 0);
+    if (st == SWIN_OK) st = r->ops->alloc(r->dev, &x, count);
+    if (st == SWIN_OK) st = r->ops->alloc(r->dev, &y, count);
+    if (st == SWIN_OK) st = r->ops->upload(r->dev, x, codes, count);
+    swin_tensor in = swin_matrix(x, SWIN_S8, n, n), out = swin_matrix(y, SWIN_S8, n, n);
+    in.scale = out.scale = 1e-2f, in.qmin = out.qmin = -127, in.qmax = out.qmax = 127;
+    double best = 1e30;
+    for (int i = 0; i < 5 && st == SWIN_OK; i++) {
+        const double start = swin_now();
+        st = r->ops->linear_s8(r->dev, &out, 1, &in, &l, 0, SWIN_ACT_NONE);
+        if (st == SWIN_OK) st = r->ops->sync(r->dev);
+        if (i && swin_now() - start < best) best = swin_now() - start;
+    }
+    *rate = 2.0 * n * n * n / best;
+    r->ops->linear_release(r->dev, &l);
+    r->ops->free(r->dev, x);
+    r->ops->free(r->dev, y);
+    free(codes), free(scale);
+    return st;
+}
+
 swin_status bench_floors(bench *b, bench_run *r)
 {
     const bool gpu = r->ops->native_half;
     double bytes = 0, ops = 0;
     SWIN_TRY(copy_rate(r, (size_t)(gpu ? 1024 : 64) << 20, &bytes));
-    SWIN_TRY(product_rate(r, gpu ? 8192 : 768, &ops));
+    const bool integer = r->net_opts.plan != NULL;
+    SWIN_TRY((integer ? product_rate_s8 : product_rate)(r, gpu ? 8192 : integer ? 1536 : 768, &ops));
     bench_print_extra(b, r, "copy", bytes / 1e9, "GB/s");
-    bench_print_extra(b, r, "large product", ops / 1e12, "TFLOP/s");
+    bench_print_extra(b, r, "large product", ops / 1e12, integer ? "TOP/s" : "TFLOP/s");
     r->floor_bytes = least_bytes(b, r) / bytes;
     r->floor_ops = operations(b, r) / ops;
     return SWIN_OK;

@@ -96,6 +96,33 @@ static swin_status mlp_half(swin_dev *dev, swin_tensor *x, const swin_norm *n, c
     return end(dev, MLP_HALF, t, probe.real->mlp_half(dev, x, n, fc1, fc2));
 }
 
+static swin_status quantize(swin_dev *dev, swin_tensor *out, const swin_tensor *x)
+{
+    const double t = begin(dev);
+    return end(dev, NORM, t, probe.real->quantize(dev, out, x));
+}
+
+static swin_status linear_s8(swin_dev *dev, swin_tensor *y, int parts, const swin_tensor *x,
+                             const swin_linear *l, float after_scale, swin_act act)
+{
+    const double t = begin(dev);
+    return end(dev, LINEAR, t, probe.real->linear_s8(dev, y, parts, x, l, after_scale, act));
+}
+
+static swin_status linear_s8_residual(swin_dev *dev, swin_tensor *residual, const swin_tensor *x,
+                                      const swin_linear *l, float after_scale, const swin_windows *g)
+{
+    const double t = begin(dev);
+    return end(dev, RESIDUAL, t, probe.real->linear_s8_residual(dev, residual, x, l, after_scale, g));
+}
+
+static swin_status attention_s8(swin_dev *dev, swin_tensor *out, const swin_tensor qkv[3],
+                                const swin_attention *a, float prob_scale, const swin_windows *g)
+{
+    const double t = begin(dev);
+    return end(dev, ATTENTION, t, probe.real->attention_s8(dev, out, qkv, a, prob_scale, g));
+}
+
 /* The real table with timed operators; without half blocks when composed. */
 static swin_ops timed_table(const swin_ops *real, bool composed)
 {
@@ -108,6 +135,10 @@ static swin_ops timed_table(const swin_ops *real, bool composed)
     t.linear_residual = linear_residual;
     t.attention = attention;
     t.mean_tokens = mean_tokens;
+    t.quantize = quantize;
+    t.linear_s8 = linear_s8;
+    t.linear_s8_residual = linear_s8_residual;
+    t.attention_s8 = attention_s8;
     t.attention_half = real->attention_half && !composed ? attention_half : NULL;
     t.mlp_half = real->mlp_half && !composed ? mlp_half : NULL;
     t.graph_begin = NULL;

@@ -16,7 +16,7 @@
 static const swin_field fields[] = {
     { "Evaluation:", SWIN_FIELD_HEADING, 0, 0, 0, NULL, NULL, NULL },
     F(precision, LIST, 0, 0, "LIST",
-      "what to run, separated by commas; without it fp32,fp16 and, given --calib, int8-sim. fp32 always "
+      "what to run, separated by commas; without it fp32,fp16 and, given --calib, int8. fp32 always "
       "runs, as the reference",
       "fp32|fp16|bf16|int8|int8-sim"),
     F(calib, STR, 0, 0, "FILE.h5", "calibration file of this checkpoint; needed by int8 and int8-sim", NULL),

@@ -27,7 +27,7 @@ static bool has_word(const char *list, const char *word)
 swin_status eval_job_choose(eval_job *j)
 {
     const eval_options *o = j->o;
-    const char *list = o->precision ? o->precision : o->calib ? "fp32,fp16,int8-sim" : "fp32,fp16";
+    const char *list = o->precision ? o->precision : o->calib ? "fp32,fp16,int8" : "fp32,fp16";
     bool judged = false;
     for (size_t k = 0; k < SWIN_COUNT(kinds); k++) {
         const bool listed = has_word(list, kinds[k].name),
@@ -208,9 +208,23 @@ static swin_status open_watchers(eval_job *j)
     return j->o->dump ? swin_dump_create(&j->dump, j->o->dump, &j->model.config, names, j->count) : SWIN_OK;
 }
 
+/* Nobody asked for int8 by name: a backend without the integer network shows its simulation instead. */
+static void settle_default(eval_job *j)
+{
+    if (j->o->precision || j->model.dev->ops->linear_s8) return;
+    for (int e = 0; e < j->count; e++)
+        for (size_t k = 0; j->engines[e].kind->form == EVAL_INTEGER && k < SWIN_COUNT(kinds); k++)
+            if (kinds[k].form == EVAL_SIM) {
+                swin_note("the %s backend has no integer network yet: %s instead", j->model.dev->ops->name,
+                          kinds[k].name);
+                j->engines[e].kind = &kinds[k];
+            }
+}
+
 swin_status eval_job_open(eval_job *j)
 {
     SWIN_TRY(swin_session_open(&j->model, &j->o->common, true));
+    settle_default(j);
     SWIN_TRY(open_data(j));
     SWIN_TRY(open_calib(j));
     const bool emulates = strcmp(j->model.dev->ops->name, "cuda") != 0;

@@ -37,7 +37,7 @@ tail -1 "$out/ranges.txt"
 
 say "evaluating"
 evaluate=(build/bin/swin-eval "${model[@]}" --data-path "$out/images" --calib "$out/swin_demo_calib.h5"
-    --precision "fp32,fp16,int8-sim" --report "$out/report.json")
+    --precision "fp32,fp16,int8,int8-sim" --report "$out/report.json")
 echo "${evaluate[*]}"
 "${evaluate[@]}"
 

@@ -51,12 +51,14 @@ evaluate() { # name calibration-file flags...
     must "$bin/swin-eval" "${model[@]}" --calib "$file" --report "$tmp/$name.json" "$@"
     cp "$tmp/out" "$tmp/$name.txt"
 }
-evaluate folder "$tmp/folder.h5" --data-path "$tmp/folder" --precision fp32,fp16,int8-sim
+evaluate folder "$tmp/folder.h5" --data-path "$tmp/folder" --precision fp32,fp16,int8,int8-sim
 between "float top-1" "$(value "$tmp/folder.json" fp32 top1)" 80 97
 between "images" "$(value "$tmp/folder.json" fp32 images)" 500 500
 between "fp16 agreement" "$(value "$tmp/folder.json" fp16 agreement)" 99 100
-between "int8-sim agreement" "$(value "$tmp/folder.json" int8-sim agreement)" 92 100
-between "int8-sim SQNR, dB" "$(value "$tmp/folder.json" int8-sim sqnr_db)" 18 45
+for precision in int8 int8-sim; do
+    between "$precision agreement" "$(value "$tmp/folder.json" $precision agreement)" 92 100
+    between "$precision SQNR, dB" "$(value "$tmp/folder.json" $precision sqnr_db)" 18 45
+done
 
 evaluate part "$tmp/folder.h5" --data-path "$tmp/folder" --precision fp32,int8-sim --limit 60 --batch-size 60
 evaluate part_zip "$tmp/zip.h5" --data-path "$tmp/zip" --precision fp32,int8-sim --limit 60 --batch-size 7 --threads 1

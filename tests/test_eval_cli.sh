@@ -79,15 +79,20 @@ folder 64 2 fp32 500
 folder 7 4 fp32 500
 zip 7 1 fp32 500
 folder 1 4 fp32 500
-zip 64 4 fp32,bf16,int8-sim 100
-folder 7 4 fp32,bf16,int8-sim 100
-folder 1 1 fp32,bf16,int8-sim 100
+zip 64 4 fp32,bf16,int8,int8-sim 100
+folder 7 4 fp32,bf16,int8,int8-sim 100
+folder 1 1 fp32,bf16,int8,int8-sim 100
 EOF
 echo "$n runs over 500 or 100 images in $((SECONDS - start)) s; of 100:"
 grep -E '^(fp32|bf16|int8)' "$tmp/6.txt"
 set -- "${net[@]}" --data-path "$tmp/folder"
 expect 0 acc@1 "$@" --precision fp32 --backend ref --limit 20
-expect 0 acc@1 "$@" --precision int8-sim --calib "$tmp/calib.h5" --weight-granularity tensor --limit 20
+expect 0 acc@1 "$@" --precision int8,int8-sim --calib "$tmp/calib.h5" --weight-granularity tensor --limit 20
+expect 0 int8 "$@" --calib "$tmp/calib.h5" --limit 20
+for row in fp32 fp16 int8; do
+    grep -q "^$row[ *]" "$tmp/out" || fail "no $row in the default table: $(cat "$tmp/out")"
+done
+grep -q int8-sim "$tmp/out" && fail "int8-sim in the default table: $(cat "$tmp/out")"
 expect 0 "20 of split train" "$@" --limit 20 --split train
 
 # ---- forms and labels ----------------------------------------------------------------------------

@@ -21,7 +21,7 @@ flags_of() {
         echo "dump-images report $common"
         ;;
     swin-export) echo "calib format output weights-out list help version" ;;
-    swin-bench) echo "precision batch-size $common" ;;
+    swin-bench) echo "precision batch-size int8-mode $common" ;;
     swin-info) echo "json help version" ;;
     esac
 }
@@ -123,6 +123,11 @@ if [[ -x $bin/swin-eval ]]; then
     usage "--calib" "$p" "$@" --calib "$tmp/absent.h5"
     usage "--max-drop" "$p" "$@" --max-drop 1 --precision fp32,fp16
     usage "operand" "$p" "$@" operand
+fi
+
+# swin-bench's.
+if [[ -x $bin/swin-bench ]]; then
+    usage "--observers" "$bin/swin-bench" --cfg configs/swin_demo_patch4_window7_112.yaml --precision fp32,int8 --observers
 fi
 
 echo "$checks checks of $programs programs"

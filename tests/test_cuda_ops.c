@@ -98,6 +98,13 @@ static double error_of(const pair *m, const char *what)
     return e;
 }
 
+static double length(const float *v, int64_t n)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += (double)v[i] * (double)v[i];
+    return sqrt(sum);
+}
+
 static float *vector(swin_rng *rng, int n, double mean, double sd, float **device)
 {
     float *v = malloc((size_t)n * sizeof *v);
@@ -155,6 +162,7 @@ static void one_linear(swin_rng *rng, swin_dev *dev, size_t t, size_t s, swin_ac
     swin_linear lr, lg;
     CHECK_OK(ref->ops->linear_prepare(ref, &lr, w, b, n, k, SWIN_F32));
     CHECK_OK(dev->ops->linear_prepare(dev, &lg, w, b, n, k, types[t]));
+    const double terms = residual ? length(y.host, m * n) : 0;
     if (residual) {
         CHECK_OK(ref->ops->linear_residual(ref, &y.h, &x.h, &lr, NULL));
         CHECK_OK(dev->ops->linear_residual(dev, &y.d, &x.d, &lg, NULL));
@@ -163,10 +171,10 @@ static void one_linear(swin_rng *rng, swin_dev *dev, size_t t, size_t s, swin_ac
         CHECK_OK(dev->ops->linear(dev, &y.d, &x.d, &lg, true, act));
     }
     CHECK_OK(dev->ops->sync(dev));
-    const double e = error_of(&y, "linear");
-    /* A handful of numbers: one of them may lie near zero, where a rounding weighs more. */
-    WITHIN(e, m * n < 64 ? 8 * limit : limit, "linear %s %lldx%dx%d act %d residual %d: %.1e",
-           swin_dtype_name(types[t]), (long long)m, n, k, (int)act, residual, e);
+    /* A rounding is relative to what is rounded: both terms, whose sum may be far smaller in a handful of numbers. */
+    const double sum = length(y.host, m * n), e = error_of(&y, "linear") * sum / fmax(sum, terms);
+    WITHIN(e, limit, "linear %s %lldx%dx%d act %d residual %d: %.1e", swin_dtype_name(types[t]), (long long)m,
+           n, k, (int)act, residual, e);
     ref->ops->linear_release(ref, &lr);
     dev->ops->linear_release(dev, &lg);
     drop(&x), drop(&y);
@@ -178,6 +186,7 @@ static void test_linear(void **state)
     (void)state;
     NEED_GPU();
     swin_rng rng = { 1 };
+    worst = 0;
     for (size_t t = 0; t < SWIN_COUNT(types); t++) {
         for (size_t s = 0; s < SWIN_COUNT(linears); s++) {
             one_linear(&rng, gpu, t, s, SWIN_ACT_NONE, false, tolerance[t]);
@@ -417,12 +426,159 @@ static void test_attention(void **state)
         one_attention(&rng, t, 5, 2, 17, 2, SWIN_SOFTMAX_EXACT);
         one_attention(&rng, t, 16, 1, 32, 8, SWIN_SOFTMAX_EXACT);
         one_attention(&rng, t, 2, 1, 4, 1, SWIN_SOFTMAX_EXACT);
+        one_attention(&rng, t, 24, 1, 32, 12, SWIN_SOFTMAX_EXACT);
         say_worst(swin_dtype_name(types[t]));
     }
     /* A code is a step of 1/255: a score that float32 puts on the other side of a tie moves it. */
     for (size_t t = 0; t < 1; t++) {
         one_attention(&rng, t, 7, 3, 32, 3, SWIN_SOFTMAX_U8);
         say_worst("u8 softmax");
+    }
+}
+
+/* ---- half blocks --------------------------------------------------------------------------------------------------- */
+
+typedef struct layer {
+    swin_linear r, g;
+} layer;
+
+static layer make_layer(swin_rng *rng, size_t t, int out, int in, bool with_bias)
+{
+    layer l;
+    float *w = malloc((size_t)out * (size_t)in * sizeof *w), *b = malloc((size_t)out * sizeof *b);
+    CHECK(w && b, "no memory");
+    swin_fill_normal(rng, w, (size_t)out * (size_t)in, 1 / sqrt(in));
+    swin_fill_normal(rng, b, (size_t)out, 0.3);
+    for (int64_t i = 0; i < (int64_t)out * in; i++) w[i] = swin_round_to(w[i], types[t]);
+    CHECK_OK(ref->ops->linear_prepare(ref, &l.r, w, with_bias ? b : NULL, out, in, SWIN_F32));
+    CHECK_OK(gpu->ops->linear_prepare(gpu, &l.g, w, with_bias ? b : NULL, out, in, types[t]));
+    free(w), free(b);
+    return l;
+}
+
+static void drop_layer(layer *l)
+{
+    ref->ops->linear_release(ref, &l->r);
+    gpu->ops->linear_release(gpu, &l->g);
+}
+
+/* Both halves and the merge of a block of c channels against ref's operators one after the other, and the first image's
+ * rows alone against the same rows among all: equal bits. */
+static void one_block(swin_rng *rng, size_t t, int c, int window, int across, int images, int shift)
+{
+    const swin_windows g = {
+        .images = images, .height = across * window, .width = across * window, .window = window, .shift = shift
+    };
+    swin_windows one = g;
+    one.images = 1;
+    const int heads = c % 32 ? 1 : c / 32, n = window * window, each = g.height * g.width;
+    const int64_t rows = swin_windows_tokens(&g);
+    pair x = make(rng, types[t], rows, c, c, 1), first = make(rng, types[t], each, c, c, 0);
+    pair merged = make(rng, types[t], rows / 4, 2 * c, 2 * c, 0), merged1 = make(rng, types[t], each / 4, 2 * c, 2 * c, 0);
+    layer qkv = make_layer(rng, t, 3 * c, c, true), proj = make_layer(rng, t, c, c, true);
+    layer fc1 = make_layer(rng, t, 4 * c, c, true), fc2 = make_layer(rng, t, c, 4 * c, true);
+    layer reduction = make_layer(rng, t, 2 * c, 4 * c, false);
+    float *gamma_d, *beta_d, *bias_d, *gamma = vector(rng, 4 * c, 1, 0.2, &gamma_d),
+                                      *beta = vector(rng, 4 * c, 0, 0.2, &beta_d),
+                                      *bias = vector(rng, heads * n * n, 0, 1, &bias_d);
+    const swin_norm nr = { gamma, beta, 1e-5f }, ng = { gamma_d, beta_d, 1e-5f };
+    const swin_attention ar = { heads, c / heads, 1 / sqrtf((float)(c / heads)), bias, NULL, SWIN_SOFTMAX_EXACT };
+    swin_attention ag = ar;
+    ag.bias = bias_d;
+    float *a = malloc((size_t)(rows * c) * sizeof *a), *wide = malloc((size_t)(rows * 4 * c) * sizeof *wide);
+    CHECK(a && wide, "no memory");
+    swin_tensor ta = swin_matrix(a, SWIN_F32, rows, c), tq = swin_matrix(wide, SWIN_F32, rows, 3 * c),
+                tw = swin_matrix(wide, SWIN_F32, rows, 4 * c), tm = swin_matrix(wide, SWIN_F32, rows / 4, 4 * c);
+    const size_t unit = swin_dtype_size(types[t]);
+    CHECK_OK(gpu->ops->copy(gpu, first.d.data, x.d.data, (size_t)(each * c) * unit));
+
+    CHECK_OK(ref->ops->layernorm_windows(ref, &ta, &x.h, &nr, &g));
+    CHECK_OK(ref->ops->linear(ref, &tq, &ta, &qkv.r, true, SWIN_ACT_NONE));
+    CHECK_OK(ref->ops->attention(ref, &ta, &tq, &ar, &g));
+    CHECK_OK(ref->ops->linear_residual(ref, &x.h, &ta, &proj.r, &g));
+    CHECK_OK(gpu->ops->attention_half(gpu, &x.d, &ng, &qkv.g, &proj.g, &ag, &g));
+    double e = error_of(&x, "attention_half");
+    WITHIN(e, 2 * tolerance[t], "attention_half %s, %d channels, %d images: %.1e", swin_dtype_name(types[t]), c, images, e);
+    CHECK_OK(ref->ops->layernorm(ref, &ta, &x.h, &nr));
+    CHECK_OK(ref->ops->linear(ref, &tw, &ta, &fc1.r, true, SWIN_ACT_GELU));
+    CHECK_OK(ref->ops->linear_residual(ref, &x.h, &tw, &fc2.r, NULL));
+    CHECK_OK(gpu->ops->mlp_half(gpu, &x.d, &ng, &fc1.g, &fc2.g));
+    e = error_of(&x, "mlp_half");
+    WITHIN(e, 3 * tolerance[t], "mlp_half %s, %d channels, %d images: %.1e", swin_dtype_name(types[t]), c, images, e);
+    if (g.height % 2 == 0) {
+        CHECK_OK(ref->ops->layernorm_merge(ref, &tm, &x.h, &nr, &g));
+        CHECK_OK(ref->ops->linear(ref, &merged.h, &tm, &reduction.r, true, SWIN_ACT_NONE));
+        CHECK_OK(gpu->ops->merge(gpu, &merged.d, &x.d, &ng, &reduction.g, &g));
+        e = error_of(&merged, "merge");
+        WITHIN(e, 5 * tolerance[t], "merge %s, %d channels, %d images: %.1e", swin_dtype_name(types[t]), c, images, e);
+    }
+
+    CHECK_OK(gpu->ops->attention_half(gpu, &first.d, &ng, &qkv.g, &proj.g, &ag, &one));
+    CHECK_OK(gpu->ops->mlp_half(gpu, &first.d, &ng, &fc1.g, &fc2.g));
+    float *all = get(&x, "halves"), *alone = get(&first, "halves");
+    CHECK(memcmp(all, alone, (size_t)(each * c) * sizeof *all) == 0,
+          "%s, %d channels: an image among %d has other bits than alone", swin_dtype_name(types[t]), c, images);
+    free(all), free(alone);
+    if (g.height % 2 == 0) {
+        CHECK_OK(gpu->ops->merge(gpu, &merged1.d, &first.d, &ng, &reduction.g, &one));
+        all = get(&merged, "merge"), alone = get(&merged1, "merge");
+        CHECK(memcmp(all, alone, (size_t)(each / 2 * c) * sizeof *all) == 0, "merge, %d channels: other bits", c);
+        free(all), free(alone);
+    }
+    layer *layers[] = { &qkv, &proj, &fc1, &fc2, &reduction };
+    for (size_t i = 0; i < SWIN_COUNT(layers); i++) drop_layer(layers[i]);
+    gpu->ops->free(gpu, gamma_d), gpu->ops->free(gpu, beta_d), gpu->ops->free(gpu, bias_d);
+    free(gamma), free(beta), free(bias), free(a), free(wide);
+    drop(&x), drop(&first), drop(&merged), drop(&merged1);
+}
+
+static void test_halves(void **state)
+{
+    (void)state;
+    NEED_GPU();
+    swin_rng rng = { 8 };
+    static const int channels[] = { 24, 96, 128, 192, 256, 384, 512, 768, 1024 };
+    for (size_t t = 0; t < SWIN_COUNT(types); t++) {
+        for (size_t i = 0; i < SWIN_COUNT(channels); i++) {
+            one_block(&rng, t, channels[i], 7, 2, 3, 3);
+            if (channels[i] <= 192) one_block(&rng, t, channels[i], 7, 1, 5, 0);
+        }
+        one_block(&rng, t, 96, 7, 4, 8, 3);
+        one_block(&rng, t, 128, 12, 2, 2, 6);
+        say_worst(swin_dtype_name(types[t]));
+    }
+}
+
+static void test_normalise_heads(void **state)
+{
+    (void)state;
+    NEED_GPU();
+    swin_rng rng = { 9 };
+    static const struct {
+        int64_t rows;
+        int heads, size;
+    } cases[] = { { 64, 3, 32 }, { 1, 1, 1 }, { 131, 4, 24 }, { 7, 24, 32 }, { 50, 5, 17 } };
+    for (size_t t = 0; t < SWIN_COUNT(types); t++) {
+        for (size_t i = 0; i < SWIN_COUNT(cases); i++) {
+            const int c = cases[i].heads * cases[i].size;
+            pair x = make(&rng, types[t], cases[i].rows, c, c + 8, 3), y = make(&rng, types[t], cases[i].rows, c, c, 0);
+            if (i == 0) memset(x.host, 0, 32 * sizeof *x.host), put(&x); /* a head of zeros stays one */
+            float *scale_d, *scale = vector(&rng, cases[i].heads, 20, 5, &scale_d);
+            for (int with = 0; with < 2; with++) {
+                CHECK_OK(ref->ops->normalise_heads(ref, &y.h, &x.h, cases[i].heads, with ? scale : NULL));
+                CHECK_OK(gpu->ops->normalise_heads(gpu, &y.d, &x.d, cases[i].heads, with ? scale_d : NULL));
+                const double e = error_of(&y, "normalise_heads");
+                WITHIN(e, tolerance[t], "normalise_heads %s %d x %d: %.1e", swin_dtype_name(types[t]),
+                       cases[i].heads, cases[i].size, e);
+            }
+            CHECK_OK(ref->ops->normalise_heads(ref, &x.h, &x.h, cases[i].heads, scale));
+            CHECK_OK(gpu->ops->normalise_heads(gpu, &x.d, &x.d, cases[i].heads, scale_d));
+            WITHIN(error_of(&x, "normalise_heads"), tolerance[t], "normalise_heads in place");
+            gpu->ops->free(gpu, scale_d);
+            free(scale);
+            drop(&x), drop(&y);
+        }
+        say_worst(swin_dtype_name(types[t]));
     }
 }
 
@@ -546,6 +702,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_linear),      cmocka_unit_test(test_linear_rows),
         cmocka_unit_test(test_norms),       cmocka_unit_test(test_elementwise),
         cmocka_unit_test(test_patch_embed), cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_halves),      cmocka_unit_test(test_normalise_heads),
         cmocka_unit_test(test_observers),   cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, open_devices, close_devices);

@@ -1,26 +1,47 @@
 /* Linear layers of the cuda backend and the half blocks made of them. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "runtime/base/half.h"
 #include "runtime/ops/kernels/cuda_dev.h"
 
 /* What swin_linear.packed points to. */
 typedef struct cuda_linear {
-    void *w;     /* device: [out][in] of the layer's type */
-    float *bias; /* device, or NULL */
+    void *w;      /* device: [out][in] of the layer's type */
+    void *packed; /* device: the same for swin_gemm_rows_launch; NULL where that takes no such shape */
+    float *bias;  /* device, or NULL */
 } cuda_linear;
 
 /* ---- weights ------------------------------------------------------------------------------------------------- */
 
+/* To the nearest TF32, ties away from zero, as the tensor cores' own rounding goes; NaN and infinities stay. */
+static void round_to_tf32(float *to, const float *from, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        uint32_t u;
+        memcpy(&u, from + i, sizeof u);
+        if ((u & 0x7f800000u) != 0x7f800000u) u = (u + 0x1000u) & ~0x1fffu;
+        memcpy(to + i, &u, sizeof u);
+    }
+}
+
+static bool in_tf32(const swin_cuda *d)
+{
+    return d->tf32 && d->major >= 8;
+}
+
 static swin_status upload_weights(swin_dev *dev, void *dst, const float *w, size_t n, swin_dtype dtype)
 {
-    if (dtype == SWIN_F32) return swin_upload_cuda(dev, dst, w, n * sizeof *w);
-    uint16_t *narrow = malloc(n * sizeof *narrow);
-    if (!narrow) return swin_fail(SWIN_ERR_MEM, "no memory for %zu weights", n);
-    for (size_t i = 0; i < n; i++)
+    const size_t bytes = n * swin_dtype_size(dtype);
+    if (dtype == SWIN_F32 && !in_tf32(swin_cuda_of(dev))) return swin_upload_cuda(dev, dst, w, bytes);
+    void *rounded = malloc(bytes);
+    if (!rounded) return swin_fail(SWIN_ERR_MEM, "no memory for %zu weights", n);
+    uint16_t *narrow = rounded;
+    if (dtype == SWIN_F32) round_to_tf32(rounded, w, n);
+    for (size_t i = 0; i < n && dtype != SWIN_F32; i++)
         narrow[i] = dtype == SWIN_F16 ? swin_f32_to_f16(w[i]) : swin_f32_to_bf16(w[i]);
-    const swin_status st = swin_upload_cuda(dev, dst, narrow, n * sizeof *narrow);
-    free(narrow);
+    const swin_status st = swin_upload_cuda(dev, dst, rounded, bytes);
+    free(rounded);
     return st;
 }
 
@@ -29,10 +50,20 @@ void swin_linear_release_cuda(swin_dev *dev, swin_linear *l)
     cuda_linear *p = l->packed;
     if (p) {
         swin_free_cuda(dev, p->w);
+        swin_free_cuda(dev, p->packed);
         swin_free_cuda(dev, p->bias);
     }
     free(p);
     *l = (swin_linear){ 0 };
+}
+
+static swin_status pack_weights(swin_dev *dev, cuda_linear *p, int out, int in, swin_dtype dtype)
+{
+    const size_t bytes = swin_gemm_pack_bytes(dtype, out, in);
+    if (bytes == 0) return SWIN_OK;
+    SWIN_TRY(swin_alloc_cuda(dev, &p->packed, bytes));
+    return swin_cuda_status(
+        swin_gemm_pack_launch(swin_cuda_of(dev)->stream, p->packed, p->w, out, in), "packing a weight");
 }
 
 swin_status swin_linear_prepare_cuda(swin_dev *dev, swin_linear *l, const float *w, const float *bias,
@@ -49,6 +80,7 @@ swin_status swin_linear_prepare_cuda(swin_dev *dev, swin_linear *l, const float 
     void *b = NULL;
     swin_status st = swin_alloc_cuda(dev, &p->w, n * swin_dtype_size(dtype));
     if (st == SWIN_OK) st = upload_weights(dev, p->w, w, n, dtype);
+    if (st == SWIN_OK) st = pack_weights(dev, p, out, in, dtype);
     if (st == SWIN_OK && bias) st = swin_alloc_cuda(dev, &b, (size_t)out * sizeof *bias);
     p->bias = b;
     if (st == SWIN_OK && bias) st = swin_upload_cuda(dev, b, bias, (size_t)out * sizeof *bias);
@@ -65,7 +97,7 @@ static swin_gemm_math math_of(const swin_cuda *d, swin_dtype dtype)
 {
     if (dtype == SWIN_F16) return SWIN_GEMM_F16;
     if (dtype == SWIN_BF16) return SWIN_GEMM_BF16;
-    return d->tf32 && d->major >= 8 ? SWIN_GEMM_TF32 : SWIN_GEMM_FP32;
+    return in_tf32(d) ? SWIN_GEMM_TF32 : SWIN_GEMM_FP32;
 }
 
 /* Tensor cores need sm_80; before it and for odd shapes there is the plain kernel. */
@@ -151,6 +183,26 @@ static swin_status two_matrices(swin_cuda *d, swin_tensor *a, int64_t a_cols, sw
     return SWIN_OK;
 }
 
+/* y = act(l(LN(x))), or with residual y += l(LN(x)): one kernel where there is one, else through `normed`. n NULL: no
+ * LayerNorm. merge: x is the map g, whose neighbours are gathered first. */
+static swin_status norm_linear(swin_dev *dev, swin_tensor *y, const swin_tensor *x, const swin_norm *n,
+                               const swin_linear *l, swin_act act, const swin_windows *merge, swin_tensor *normed)
+{
+    swin_cuda *d = swin_cuda_of(dev);
+    const cuda_linear *packed = l->packed;
+    SWIN_TRY(check_linear("linear", y, normed, l));
+    swin_gemm_rows p = { .gemm = gemm_of(d, y, x, l), .merge = merge != NULL, .packed = packed->packed };
+    p.gemm.m = y->rows;
+    p.gemm.act = act;
+    if (n) p.norm = *n;
+    if (merge) p.g = *merge;
+    const cudaError_t e = swin_gemm_rows_launch(d->stream, &p, d->multiprocessors);
+    if (e != cudaErrorNotSupported) return swin_cuda_status(e, "linear");
+    SWIN_TRY(swin_cuda_status(
+        swin_norm_launch(d->stream, normed, x, n, merge ? SWIN_ROWS_MERGE : SWIN_ROWS_SAME, merge), "layernorm"));
+    return swin_linear_cuda(dev, y, normed, l, true, act);
+}
+
 /* The windows stay where they are: attention alone gathers and scatters them, so everything else runs in image order. */
 swin_status swin_attention_half_cuda(swin_dev *dev, swin_tensor *x, const swin_norm *n,
                                      const swin_linear *qkv, const swin_linear *proj, const swin_attention *a,
@@ -159,8 +211,7 @@ swin_status swin_attention_half_cuda(swin_dev *dev, swin_tensor *x, const swin_n
     swin_cuda *d = swin_cuda_of(dev);
     swin_tensor normed, wide;
     SWIN_TRY(two_matrices(d, &normed, x->cols, &wide, qkv->out, x));
-    SWIN_TRY(swin_cuda_status(swin_norm_launch(d->stream, &normed, x, n, SWIN_ROWS_SAME, NULL), "layernorm"));
-    SWIN_TRY(swin_linear_cuda(dev, &wide, &normed, qkv, true, SWIN_ACT_NONE));
+    SWIN_TRY(norm_linear(dev, &wide, x, n, qkv, SWIN_ACT_NONE, NULL, &normed));
     SWIN_TRY(swin_attention_run_cuda(
         dev, &(swin_attention_args){ .a = *a, .g = *g, .qkv = wide, .out = normed, .image_order = true },
         SWIN_ATTENTION_ALL));
@@ -173,9 +224,18 @@ swin_status swin_mlp_half_cuda(swin_dev *dev, swin_tensor *x, const swin_norm *n
     swin_cuda *d = swin_cuda_of(dev);
     swin_tensor normed, hidden;
     SWIN_TRY(two_matrices(d, &normed, x->cols, &hidden, fc1->out, x));
-    SWIN_TRY(swin_cuda_status(swin_norm_launch(d->stream, &normed, x, n, SWIN_ROWS_SAME, NULL), "layernorm"));
-    SWIN_TRY(swin_linear_cuda(dev, &hidden, &normed, fc1, true, SWIN_ACT_GELU));
+    SWIN_TRY(norm_linear(dev, &hidden, x, n, fc1, SWIN_ACT_GELU, NULL, &normed));
     return swin_linear_residual_cuda(dev, x, &hidden, fc2, NULL);
+}
+
+swin_status swin_merge_cuda(swin_dev *dev, swin_tensor *out, const swin_tensor *x, const swin_norm *n,
+                            const swin_linear *reduction, const swin_windows *g)
+{
+    swin_tensor normed = *out, none;
+    if (g->height % 2 || g->width % 2 || swin_windows_tokens(g) != x->rows || out->rows != x->rows / 4)
+        return swin_fail(SWIN_ERR_VALUE, "merge: a map of %d x %d", g->height, g->width);
+    SWIN_TRY(two_matrices(swin_cuda_of(dev), &normed, 4 * x->cols, &none, 0, out));
+    return norm_linear(dev, out, x, n, reduction, SWIN_ACT_NONE, g, &normed);
 }
 
 swin_status swin_patch_embed_cuda(swin_dev *dev, swin_tensor *out, const float *images, int batch, int size,

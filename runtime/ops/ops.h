@@ -267,6 +267,9 @@ struct swin_ops {
      * (F32, or S8) have the same shape; out may be x's memory where their elements have one size. NULL: no Swin V2. */
     swin_status (*normalise_heads)(swin_dev *dev, swin_tensor *out, const swin_tensor *x, int heads,
                                    const float *head_scale);
+    /* Optional, like the half blocks: out = reduction(layernorm_merge(x)). */
+    swin_status (*merge)(swin_dev *dev, swin_tensor *out, const swin_tensor *x, const swin_norm *n,
+                         const swin_linear *reduction, const swin_windows *g);
 };
 
 /* The backends of this build, best last tried by "auto": cuda where a GPU answers, else cpu. NULL ends the list. */

@@ -241,6 +241,7 @@ swin_status swin_attention_run_cuda(swin_dev *dev, const swin_attention_args *ar
     swin_cuda *d = swin_cuda_of(dev);
     cudaError_t e = cudaErrorNotSupported;
     if (d->major >= 8) e = swin_attention_mma_launch(d->stream, args, part, d->multiprocessors);
+    if (e == cudaErrorNotSupported) e = swin_attention_f32_launch(d->stream, args, part);
     if (e == cudaErrorNotSupported) e = swin_attention_any_launch(d->stream, args, part);
     return swin_cuda_status(e, "attention");
 }
@@ -300,6 +301,16 @@ static swin_status cuda_weighted_sum(swin_dev *dev, swin_tensor *out, const swin
     return swin_attention_run_cuda(
         dev, &(swin_attention_args){ .a = *a, .g = *g, .qkv = *qkv, .s = *s, .out = *out },
         SWIN_ATTENTION_SUM);
+}
+
+static swin_status cuda_normalise_heads(swin_dev *dev, swin_tensor *out, const swin_tensor *x, int heads,
+                                        const float *head_scale)
+{
+    SWIN_TRY(check("normalise_heads", out, x, x->rows, x->cols));
+    if (heads < 1 || x->cols % heads != 0)
+        return swin_fail(SWIN_ERR_VALUE, "normalise_heads: %lld columns in %d heads", (long long)x->cols, heads);
+    return swin_cuda_status(
+        swin_normalise_heads_launch(swin_cuda_of(dev)->stream, out, x, heads, head_scale), "normalise_heads");
 }
 
 static swin_status cuda_fake_quant(swin_dev *dev, swin_tensor *x, float scale, int zero_point, int qmin,
@@ -416,4 +427,6 @@ const swin_ops swin_ops_cuda = {
     .graph_free = cuda_graph_free,
     .memory = cuda_memory,
     .tune = swin_tune_cuda,
+    .normalise_heads = cuda_normalise_heads,
+    .merge = swin_merge_cuda,
 };

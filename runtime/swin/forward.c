@@ -360,6 +360,11 @@ static swin_status merge(const walk *w, const net_stage *s, swin_tensor *out, co
                          const swin_windows *g)
 {
     const bool v2 = w->net->config.family == SWIN_V2;
+    if (w->ops->merge && !s->reduction.integer && !v2 &&
+        unwatched(w, SWIN_SITE_REDUCTION_INPUT, SWIN_SITE_REDUCTION_AFTERGEMM)) {
+        const swin_status st = w->ops->merge(w->dev, out, x, &s->merge_norm, &s->reduction.l, g);
+        if (st != SWIN_ERR_UNSUPPORTED) return st == SWIN_OK ? touch(w, SWIN_SITE_MERGE_OUT, out) : st;
+    }
     swin_tensor a = layer_input(w, &s->reduction, w->net->normed, x->rows / 4, 4 * x->cols);
     SWIN_TRY(w->ops->layernorm_merge(w->dev, &a, x, v2 ? NULL : &s->merge_norm, g));
     SWIN_TRY(rounded(w, &a));

@@ -1,9 +1,10 @@
 /* Window attention on tensor cores: F16 and BF16, head size 32, windows of 49, 64 or 144 tokens.
  *
- * A block takes one head of a run of windows, and copies the next window's q, k, v while it works on this one; the position
- * bias of the head stays in registers all the while. A warp takes 16 query rows: scores, softmax and the weighted sum never
- * leave its registers, where the accumulator layout of the scores is the operand layout of the second product. Scores stay
- * float32 into the softmax; the parts, run one after the other, round them on their way through memory. */
+ * A block takes one head of one window position in a run of images, and copies the next image's q, k, v while it works on
+ * this one's; position bias and mask, which all of them share, stay in registers all the while. A warp takes 16 query rows:
+ * scores, softmax and the weighted sum never leave its registers, where the accumulator layout of the scores is the operand
+ * layout of the second product. Scores stay float32 into the softmax; the parts, run one after the other, round them on
+ * their way through memory. */
 #include "runtime/ops/kernels/tile.cuh"
 
 namespace
@@ -63,9 +64,11 @@ __device__ __forceinline__ void load_window(unsigned smem, const swin_attention_
     }
 }
 
-/* This thread's share of a head's position bias for 16 rows, in the layout of the scores. */
+/* This thread's share of a head's position bias, and of a window's mask if there is one, for 16 rows in the layout of the
+ * scores. */
 template <int N>
-__device__ __forceinline__ void load_bias(float (&b)[shape<N>::n8][4], const float *bias, int row)
+__device__ __forceinline__ void load_bias(float (&b)[shape<N>::n8][4], const float *bias, const float *mask,
+                                          int row)
 {
     const int t = threadIdx.x % 4;
 #pragma unroll
@@ -77,29 +80,27 @@ __device__ __forceinline__ void load_bias(float (&b)[shape<N>::n8][4], const flo
                                        : -INFINITY; /* columns past the window: no weight */
             if (r >= N) b[j][e] = 0;                /* rows past it: anything finite */
         }
+    if (!mask) return;
+#pragma unroll
+    for (int j = 0; j < shape<N>::n8; j++)
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            const int r = row + e / 2 * 8, col = 8 * j + 2 * t + e % 2;
+            if (r < N && col < N) b[j][e] += __ldg(mask + r * N + col);
+        }
 }
 
-/* In place: raw scores of 16 rows to probabilities. row: this thread's first; the other is row + 8. */
+/* In place: raw scores of 16 rows to probabilities. */
 template <class T, int N>
 __device__ __forceinline__ void softmax_rows(float (&s)[shape<N>::n8][4],
                                              const float (&bias)[shape<N>::n8][4],
-                                             const swin_attention_args &p, const float *mask, int row)
+                                             const swin_attention_args &p)
 {
     constexpr int n8 = shape<N>::n8;
-    const int t = threadIdx.x % 4;
 #pragma unroll
     for (int j = 0; j < n8; j++)
 #pragma unroll
         for (int e = 0; e < 4; e++) s[j][e] = fmaf(s[j][e], p.a.scale, bias[j][e]);
-    if (mask) {
-#pragma unroll
-        for (int j = 0; j < n8; j++)
-#pragma unroll
-            for (int e = 0; e < 4; e++) {
-                const int r = row + e / 2 * 8, col = 8 * j + 2 * t + e % 2;
-                if (r < N && col < N) s[j][e] += __ldg(mask + r * N + col);
-            }
-    }
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         float top = -INFINITY, sum = 0;
@@ -217,7 +218,7 @@ __device__ __forceinline__ void store_rows(char *q, const float (&o)[D / 8][4], 
 
 template <class E, int W, swin_attention_part PART>
 __global__ void __launch_bounds__(shape<W * W>::threads)
-    attention_mma_kernel(const __grid_constant__ swin_attention_args p, int64_t windows, int each)
+    attention_mma_kernel(const __grid_constant__ swin_attention_args p, int each)
 {
     using T = typename E::T;
     constexpr int N = W * W;
@@ -225,51 +226,56 @@ __global__ void __launch_bounds__(shape<W * W>::threads)
     __shared__ __align__(128) char smem_base[S::buffers * 3 * S::tile];
     const unsigned smem = shared_address(smem_base);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, head = blockIdx.x % p.a.heads;
-    const int64_t first = (int64_t)(blockIdx.x / p.a.heads) * each;
-    const int64_t last = first + each < windows ? first + each : windows;
+    const unsigned per_image = (unsigned)swin_windows_count(p.g), run = blockIdx.x / p.a.heads;
+    const int position = (int)(run % per_image), first = (int)(run / per_image) * each;
+    const int last = min(first + each, p.g.images);
     constexpr bool QKV = PART != SWIN_ATTENTION_SOFTMAX,
                    SUM = PART == SWIN_ATTENTION_ALL || PART == SWIN_ATTENTION_SUM;
     constexpr bool SOFTMAX = PART == SWIN_ATTENTION_ALL || PART == SWIN_ATTENTION_SOFTMAX;
     const float *head_bias = p.a.bias + (int64_t)head * N * N;
-    const int per_image = swin_windows_count(p.g);
+    const float *mask = p.a.mask ? p.a.mask + (int64_t)position * N * N : NULL;
+    auto window = [&](int image) { return (int64_t)image * per_image + position; };
 
     if (QKV) {
         constexpr int pad = (S::rows - N) * 4; /* 16-byte pieces of the tokens that fill a tile up: zeros */
         for (int i = threadIdx.x; i < S::buffers * 3 * pad; i += blockDim.x)
             *reinterpret_cast<uint4 *>(smem_base + i / max(pad, 1) * S::tile + N * 64 +
                                        i % max(pad, 1) * 16) = make_uint4(0, 0, 0, 0);
-        load_window<T, W>(smem, p, first, head);
-        copy_commit();
     }
     float bias[S::n8][4];
-    if (SOFTMAX) load_bias<N>(bias, head_bias, 16 * warp + lane / 4);
-    for (int64_t win = first; win < last; win++) {
-        const int turn = S::buffers == 2 ? (int)(win - first) & 1 : 0;
+    if (SOFTMAX && S::n16 <= S::warps) load_bias<N>(bias, head_bias, mask, 16 * warp + lane / 4);
+    chain_wait();
+    if (QKV) {
+        load_window<T, W>(smem, p, window(first), head);
+        copy_commit();
+    }
+    for (int image = first; image < last; image++) {
+        const int turn = S::buffers == 2 ? (image - first) & 1 : 0;
         const unsigned q = smem + turn * 3 * S::tile;
         if (QKV) {
-            if (S::buffers == 1 && win > first) load_window<T, W>(smem, p, win, head);
-            if (S::buffers == 2 && win + 1 < last)
-                load_window<T, W>(smem + (turn ^ 1) * 3 * S::tile, p, win + 1, head);
+            if (S::buffers == 1 && image > first) load_window<T, W>(smem, p, window(image), head);
+            if (S::buffers == 2 && image + 1 < last)
+                load_window<T, W>(smem + (turn ^ 1) * 3 * S::tile, p, window(image + 1), head);
             copy_commit();
             copy_wait<S::buffers - 1>();
             __syncthreads();
         }
         for (int tile = warp; tile < S::n16; tile += S::warps) {
             const int row = 16 * tile + lane / 4;
-            const int64_t matrix = win * p.a.heads + head;
+            const int64_t matrix = window(image) * p.a.heads + head;
             float s[S::n8][4] = {};
             if (PART == SWIN_ATTENTION_ALL || PART == SWIN_ATTENTION_SCORES)
                 make_scores<E, N>(s, q, q + S::tile, tile);
             else
                 move_scores<T, N, false>(s, p, matrix, row);
             if (SOFTMAX) {
-                if (S::n16 > S::warps) load_bias<N>(bias, head_bias, row);
-                softmax_rows<T, N>(s, bias, p, p.a.mask ? p.a.mask + win % per_image * N * N : NULL, row);
+                if (S::n16 > S::warps) load_bias<N>(bias, head_bias, mask, row);
+                softmax_rows<T, N>(s, bias, p);
             }
             if (SUM) {
                 float o[D / 8][4] = {};
                 weigh<E, N>(o, s, q + 2 * S::tile);
-                store_rows<T, W>(smem_base + turn * 3 * S::tile, o, p, win, head, tile);
+                store_rows<T, W>(smem_base + turn * 3 * S::tile, o, p, window(image), head, tile);
             } else {
                 move_scores<T, N, true>(s, p, matrix, row);
             }
@@ -282,24 +288,25 @@ template <class E, int W>
 cudaError_t launch(cudaStream_t stream, const swin_attention_args *p, swin_attention_part part,
                    int multiprocessors)
 {
-    const int64_t windows = (int64_t)p->g.images * swin_windows_per_image(&p->g);
-    int64_t each = windows * p->a.heads /
-                   (multiprocessors * 8); /* about two rounds of four blocks a multiprocessor */
-    each = each < 1 ? 1 : each > 64 ? 64 : each;
-    const int64_t blocks = (windows + each - 1) / each * p->a.heads;
-    if (blocks == 0) return cudaSuccess;
+    const int64_t per_image = swin_windows_per_image(&p->g), images = p->g.images;
+    if (images * per_image * p->a.heads == 0) return cudaSuccess;
+    /* About two rounds of four blocks a multiprocessor, images dealt evenly. */
+    int64_t runs = (int64_t)multiprocessors * 8 / (per_image * p->a.heads);
+    runs = runs < 1 ? 1 : runs > images ? images : runs;
+    int64_t each = (images + runs - 1) / runs;
+    each = each > 64 ? 64 : each;
+    const int64_t blocks = (images + each - 1) / each * per_image * p->a.heads;
     if (blocks > 0x7fffffff) return cudaErrorNotSupported;
     const unsigned grid = (unsigned)blocks, threads = shape<W * W>::threads;
     const int n = (int)each;
     if (part == SWIN_ATTENTION_ALL)
-        attention_mma_kernel<E, W, SWIN_ATTENTION_ALL><<<grid, threads, 0, stream>>>(*p, windows, n);
-    else if (part == SWIN_ATTENTION_SCORES)
-        attention_mma_kernel<E, W, SWIN_ATTENTION_SCORES><<<grid, threads, 0, stream>>>(*p, windows, n);
-    else if (part == SWIN_ATTENTION_SOFTMAX)
-        attention_mma_kernel<E, W, SWIN_ATTENTION_SOFTMAX><<<grid, threads, 0, stream>>>(*p, windows, n);
-    else
-        attention_mma_kernel<E, W, SWIN_ATTENTION_SUM><<<grid, threads, 0, stream>>>(*p, windows, n);
-    return cudaGetLastError();
+        return chain_launch(attention_mma_kernel<E, W, SWIN_ATTENTION_ALL>, grid, threads, 0, stream, *p, n);
+    if (part == SWIN_ATTENTION_SCORES)
+        return chain_launch(attention_mma_kernel<E, W, SWIN_ATTENTION_SCORES>, grid, threads, 0, stream, *p, n);
+    if (part == SWIN_ATTENTION_SOFTMAX)
+        return chain_launch(attention_mma_kernel<E, W, SWIN_ATTENTION_SOFTMAX>, grid, threads, 0, stream, *p,
+                            n);
+    return chain_launch(attention_mma_kernel<E, W, SWIN_ATTENTION_SUM>, grid, threads, 0, stream, *p, n);
 }
 
 template <class E>

@@ -5,6 +5,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include "runtime/ops/kernels/chain.cuh"
 #include "runtime/ops/kernels/kernels.h"
 
 /* Run a statement with T bound to the element type of a matrix. */

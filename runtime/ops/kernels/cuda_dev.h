@@ -62,6 +62,8 @@ swin_status swin_attention_half_cuda(swin_dev *dev, swin_tensor *x, const swin_n
                                      const swin_windows *g);
 swin_status swin_mlp_half_cuda(swin_dev *dev, swin_tensor *x, const swin_norm *n, const swin_linear *fc1,
                                const swin_linear *fc2);
+swin_status swin_merge_cuda(swin_dev *dev, swin_tensor *out, const swin_tensor *x, const swin_norm *n,
+                            const swin_linear *reduction, const swin_windows *g);
 swin_status swin_patch_embed_cuda(swin_dev *dev, swin_tensor *out, const float *images, int batch, int size,
                                   const swin_patch_embed *p);
 

@@ -75,12 +75,34 @@ template <class T, int N, class R> static __global__ void __launch_bounds__(256)
     });
 }
 
+/* Eight lanes a head of a row; lane l sums elements l, l + 8 and so on, then the lanes' sums meet in a fixed order. */
+template <class T>
+static __global__ void __launch_bounds__(256)
+    normalise_heads_kernel(swin_tensor out, swin_tensor x, int heads, const float *head_scale)
+{
+    const int size = (int)(x.cols / heads), lane = threadIdx.x % 8;
+    const int64_t item = (int64_t)blockIdx.x * 32 + threadIdx.x / 8, total = x.rows * heads;
+    chain_wait();
+    if (item - threadIdx.x % 32 / 8 >= total) return; /* the whole warp is past the end */
+    const bool live = item < total;
+    const int64_t row = live ? item / heads : 0;
+    const int head = live ? (int)(item - row * heads) : 0;
+    const T *from = (const T *)x.data + row * x.ld + (int64_t)head * size;
+    T *to = (T *)out.data + row * out.ld + (int64_t)head * size;
+    float sum = 0;
+    for (int i = lane; i < size; i += 8) sum = fmaf(to_float(from[i]), to_float(from[i]), sum);
+    for (int o = 4; o; o >>= 1) sum += __shfl_xor_sync(0xffffffffu, sum, o);
+    const float factor = (head_scale ? head_scale[head] : 1.f) / fmaxf(sqrtf(sum), 1e-12f);
+    for (int i = lane; live && i < size; i += 8) to[i] = from_float<T>(to_float(from[i]) * factor);
+}
+
 /* One thread a column, tokens in order. */
 template <class T>
 static __global__ void __launch_bounds__(128) mean_tokens_kernel(swin_tensor out, swin_tensor x, int tokens)
 {
-    const int64_t image = blockIdx.y;
-    const int col = blockIdx.x * blockDim.x + threadIdx.x;
+    const int64_t blocks = (out.cols + blockDim.x - 1) / blockDim.x, image = blockIdx.x / blocks;
+    const int col = (int)(blockIdx.x - image * blocks) * blockDim.x + threadIdx.x;
+    chain_wait();
     if (col >= out.cols) return;
     const T *at = (const T *)x.data + image * tokens * x.ld + col;
     float sum = 0;
@@ -102,22 +124,30 @@ static __global__ void __launch_bounds__(256)
     }
 }
 
-/* Patches of 4: a thread moves one patch's row of 4 pixels, neighbours along the picture's row. */
+/* Patches of 4: a thread moves one channel of one patch, neighbours along the picture's row. */
 template <class T>
 static __global__ void __launch_bounds__(256)
     patches4_kernel(swin_tensor out, const float *images, int chans, int size)
 {
-    const int64_t side = size / 4, total = out.rows * chans * 4, step = (int64_t)gridDim.x * blockDim.x;
+    const int64_t side = size / 4, total = out.rows * chans, step = (int64_t)gridDim.x * blockDim.x;
+    chain_wait();
     for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < total; i += step) {
-        const int64_t line = i / side, x = i - line * side, plane = line / size;
-        const int y = (int)(line - plane * size), chan = (int)(plane % chans);
-        const int64_t row = (plane / chans * side + y / 4) * side + x;
-        const float4 v = *reinterpret_cast<const float4 *>(images + 4 * i);
-        T *to = (T *)out.data + row * out.ld + chan * 16 + y % 4 * 4;
-        if constexpr (sizeof(T) == 4)
-            *reinterpret_cast<float4 *>(to) = v;
-        else
-            *reinterpret_cast<uint2 *>(to) = make_uint2(pack2<T>(v.x, v.y), pack2<T>(v.z, v.w));
+        const int64_t line = i / side, x = i - line * side, plane = line / side, y = line - plane * side;
+        const int64_t image = plane / chans;
+        const int chan = (int)(plane - image * chans);
+        const float *from = images + (plane * size + 4 * y) * size + 4 * x;
+        float v[16];
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+            *reinterpret_cast<float4 *>(v + 4 * k) = *reinterpret_cast<const float4 *>(from + (int64_t)k * size);
+        T *to = (T *)out.data + ((image * side + y) * side + x) * out.ld + chan * 16;
+#pragma unroll
+        for (int k = 0; k < 16; k += vec<T>::n) {
+            vec<T> piece;
+#pragma unroll
+            for (int e = 0; e < vec<T>::n; e++) piece.v[e] = v[k + e];
+            piece.store(to + k);
+        }
     }
 }
 
@@ -196,24 +226,39 @@ extern "C" cudaError_t swin_round_to_launch(cudaStream_t stream, const swin_tens
     return cudaGetLastError();
 }
 
+extern "C" cudaError_t swin_normalise_heads_launch(cudaStream_t stream, const swin_tensor *out,
+                                                   const swin_tensor *x, int heads, const float *head_scale)
+{
+    if (empty(out)) return cudaSuccess;
+    const int64_t blocks = (x->rows * heads + 31) / 32;
+    if (blocks > 0x7fffffff) return cudaErrorNotSupported;
+    SWIN_WITH_TYPE(x->dtype, return chain_launch(normalise_heads_kernel<T>, (unsigned)blocks, 256, 0, stream, *out,
+                                                 *x, heads, head_scale))
+    return cudaErrorInvalidValue;
+}
+
 extern "C" cudaError_t swin_mean_tokens_launch(cudaStream_t stream, const swin_tensor *out,
                                                const swin_tensor *x, int tokens)
 {
     if (empty(out)) return cudaSuccess;
-    for (int64_t at = 0; at < out->rows; at += 65535) { /* a grid's second dimension ends there */
-        const int64_t n = out->rows - at < 65535 ? out->rows - at : 65535;
-        const swin_tensor o = swin_rows(out, at, n), in = swin_rows(x, at * tokens, n * tokens);
-        const dim3 blocks((unsigned)((out->cols + 127) / 128), (unsigned)n);
-        SWIN_WITH_TYPE(x->dtype, (mean_tokens_kernel<T><<<blocks, 128, 0, stream>>>(o, in, tokens)))
-    }
-    return cudaGetLastError();
+    const int64_t blocks = out->rows * ((out->cols + 127) / 128);
+    if (blocks > 0x7fffffff) return cudaErrorNotSupported;
+    SWIN_WITH_TYPE(x->dtype, return chain_launch(mean_tokens_kernel<T>, (unsigned)blocks, 128, 0, stream, *out,
+                                                 *x, tokens))
+    return cudaErrorInvalidValue;
 }
 
 extern "C" cudaError_t swin_patches_launch(cudaStream_t stream, const swin_tensor *out, const float *images,
                                            int chans, int size, int patch)
 {
     if (empty(out)) return cudaSuccess;
-    SWIN_WITH_TYPE(out->dtype,
-                   (patches_kernel<T><<<grid(out, 1), 256, 0, stream>>>(*out, images, chans, size, patch)))
+    const bool fours = patch == 4 && size % 4 == 0 && (uintptr_t)images % 16 == 0 &&
+                       (uintptr_t)out->data % 16 == 0 && out->ld % 8 == 0;
+    const unsigned blocks = swin_blocks(out->rows * chans, 256, 132 * 32);
+    SWIN_WITH_TYPE(out->dtype, {
+        if (fours)
+            return chain_launch(patches4_kernel<T>, blocks, 256, 0, stream, *out, images, chans, size);
+        patches_kernel<T><<<grid(out, 1), 256, 0, stream>>>(*out, images, chans, size, patch);
+    })
     return cudaGetLastError();
 }

@@ -5,16 +5,19 @@
 #include "runtime/ops/kernels/gemm.cuh"
 #include "runtime/ops/kernels/tile.cuh"
 
-/* Copies of stage `it` of both operands. */
-template <class T, int BM, int BN, int KB, int THREADS>
-__device__ __forceinline__ void load_stage(unsigned stage, const swin_gemm &p, int64_t m0, int n0, int it)
+/* Copies of a stage's rows of x, or of w. */
+template <class T, int BM, int KB, int THREADS>
+__device__ __forceinline__ void load_x(unsigned stage, const swin_gemm &p, int64_t m0, int it)
 {
-    const int left = p.k * (int)sizeof(T) - it * KB;
     tile_load<BM, KB, THREADS>(stage, (const char *)p.x + (m0 * p.ldx) * (int64_t)sizeof(T) + it * KB,
-                               p.ldx * (int64_t)sizeof(T), p.m - m0, left);
+                               p.ldx * (int64_t)sizeof(T), p.m - m0, p.k * (int)sizeof(T) - it * KB);
+}
+template <class T, int BM, int BN, int KB, int THREADS>
+__device__ __forceinline__ void load_w(unsigned stage, const swin_gemm &p, int n0, int it)
+{
     tile_load<BN, KB, THREADS>(stage + BM * KB,
                                (const char *)p.w + (n0 * p.ldw) * (int64_t)sizeof(T) + it * KB,
-                               p.ldw * (int64_t)sizeof(T), p.n - n0, left);
+                               p.ldw * (int64_t)sizeof(T), p.n - n0, p.k * (int)sizeof(T) - it * KB);
 }
 
 /* Run body(stage address) for every stage of k, copies running STAGES - 1 ahead. */
@@ -24,16 +27,22 @@ __device__ __forceinline__ void k_loop(unsigned smem, const swin_gemm &p, int64_
     constexpr int BYTES = (BM + BN) * KB;
     const int iters = (p.k * (int)sizeof(T) + KB - 1) / KB;
 #pragma unroll
+    for (int s = 0; s < STAGES - 1; s++)
+        if (s < iters) load_w<T, BM, BN, KB, THREADS>(smem + s * BYTES, p, n0, s);
+    chain_wait();
+#pragma unroll
     for (int s = 0; s < STAGES - 1; s++) {
-        if (s < iters) load_stage<T, BM, BN, KB, THREADS>(smem + s * BYTES, p, m0, n0, s);
+        if (s < iters) load_x<T, BM, KB, THREADS>(smem + s * BYTES, p, m0, s);
         copy_commit();
     }
     int slot = 0, fill = STAGES - 1;
     for (int it = 0; it < iters; it++) {
         copy_wait<STAGES - 2>();
         __syncthreads(); /* stage `it` is there for all, and all have left the slot that is filled next */
-        if (it + STAGES - 1 < iters)
-            load_stage<T, BM, BN, KB, THREADS>(smem + fill * BYTES, p, m0, n0, it + STAGES - 1);
+        if (it + STAGES - 1 < iters) {
+            load_x<T, BM, KB, THREADS>(smem + fill * BYTES, p, m0, it + STAGES - 1);
+            load_w<T, BM, BN, KB, THREADS>(smem + fill * BYTES, p, n0, it + STAGES - 1);
+        }
         copy_commit();
         body(smem + slot * BYTES);
         slot = slot + 1 == STAGES ? 0 : slot + 1;
@@ -76,7 +85,7 @@ static __global__ void __launch_bounds__(MW *NW * 32) gemm_mma_kernel(const __gr
 #pragma unroll
             for (int i = 0; i < MT; i++) E::prepare(a[now][i]);
 #pragma unroll
-            for (int j = 0; j < NT / 2; j++) E::prepare(b[now][j]);
+            for (int j = 0; j < NT / 2; j++) E::prepare_weight(b[now][j]);
 #pragma unroll
             for (int i = 0; i < MT; i++)
 #pragma unroll
@@ -89,7 +98,7 @@ static __global__ void __launch_bounds__(MW *NW * 32) gemm_mma_kernel(const __gr
 #pragma unroll
     for (int i = 0; i < MT; i++) stage_rows<T, BN, NT>(tile, bias, acc[i], p.act, wm + 16 * i, wn);
     __syncthreads();
-    store_tile<T, BM, BN, THREADS>(tile, p, m0, n0);
+    store_tile<T, BM, BN, THREADS>(tile, p, m0, n0, threadIdx.x);
 }
 
 /* A warp is 4 x 8 threads, each with 8 x TN outputs: rows ty + 4 i, columns tx + 8 j of the warp's 32 x (8 TN). */
@@ -139,12 +148,13 @@ static __global__ void __launch_bounds__(MW *NW * 32, MW *NW == 8 ? 2 : 1)
             tile[(row0 + 4 * i) * out_pitch<BN> + col0 + 8 * j] = p.act == SWIN_ACT_GELU ? gelu<float>(v) : v;
         }
     __syncthreads();
-    store_tile<float, BM, BN, THREADS>(tile, p, m0, n0);
+    store_tile<float, BM, BN, THREADS>(tile, p, m0, n0, threadIdx.x);
 }
 
 /* One thread an output: shapes and alignments that the tiles do not take. */
 template <class T> static __global__ void __launch_bounds__(256) gemm_any_kernel(swin_gemm p)
 {
+    chain_wait();
     const int64_t total = p.m * p.n, step = (int64_t)gridDim.x * blockDim.x;
     for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < total; i += step) {
         const int64_t row = i / p.n;
@@ -313,19 +323,15 @@ extern "C" cudaError_t swin_gemm_launch(cudaStream_t stream, const swin_gemm *p,
     const int64_t blocks = tiles(c, p);
     if (blocks > 0x7fffffff) return cudaErrorNotSupported;
     void *args[] = { (void *)p };
-    return cudaLaunchKernel(c->kernel, dim3((unsigned)blocks), dim3((unsigned)c->threads), args,
-                            (size_t)shared_of(c, p), stream);
+    return chain_launch_pointer(c->kernel, (unsigned)blocks, (unsigned)c->threads, (size_t)shared_of(c, p),
+                                stream, args);
 }
 
 extern "C" cudaError_t swin_gemm_any_launch(cudaStream_t stream, const swin_gemm *p)
 {
     if (p->m == 0 || p->n == 0) return cudaSuccess;
     const unsigned blocks = swin_blocks(p->m * p->n, 256, 1 << 16);
-    if (p->math <= SWIN_GEMM_TF32)
-        gemm_any_kernel<float><<<blocks, 256, 0, stream>>>(*p);
-    else if (p->math == SWIN_GEMM_F16)
-        gemm_any_kernel<__half><<<blocks, 256, 0, stream>>>(*p);
-    else
-        gemm_any_kernel<__nv_bfloat16><<<blocks, 256, 0, stream>>>(*p);
-    return cudaGetLastError();
+    if (p->math <= SWIN_GEMM_TF32) return chain_launch(gemm_any_kernel<float>, blocks, 256, 0, stream, *p);
+    if (p->math == SWIN_GEMM_F16) return chain_launch(gemm_any_kernel<__half>, blocks, 256, 0, stream, *p);
+    return chain_launch(gemm_any_kernel<__nv_bfloat16>, blocks, 256, 0, stream, *p);
 }

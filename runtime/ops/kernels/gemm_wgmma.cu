@@ -22,25 +22,31 @@ __global__ void __launch_bounds__(WG * 128) gemm_wgmma_kernel(const __grid_const
     const unsigned smem = shared_address(smem_base);
     const char *x = (const char *)p.x + m0 * p.ldx * (int64_t)sizeof(T);
     const char *w = (const char *)p.w + n0 * p.ldw * (int64_t)sizeof(T);
-    auto load = [&](int it) {
-        const unsigned stage = smem + it % STAGES * BYTES;
-        tile_load<BM, KB, THREADS>(stage, x + it * KB, p.ldx * (int64_t)sizeof(T), p.m - m0, bytes - it * KB);
-        tile_load<BN, KB, THREADS>(stage + BM * KB, w + it * KB, p.ldw * (int64_t)sizeof(T), p.n - n0,
-                                   bytes - it * KB);
+    auto load_x = [&](int it) {
+        tile_load<BM, KB, THREADS>(smem + it % STAGES * BYTES, x + it * KB, p.ldx * (int64_t)sizeof(T),
+                                   p.m - m0, bytes - it * KB);
+    };
+    auto load_w = [&](int it) {
+        tile_load<BN, KB, THREADS>(smem + it % STAGES * BYTES + BM * KB, w + it * KB,
+                                   p.ldw * (int64_t)sizeof(T), p.n - n0, bytes - it * KB);
     };
 
     float acc[BN / 8][4] = {};
+    load_bias<BN, THREADS>(bias, p, n0);
+#pragma unroll
+    for (int s = 0; s < STAGES - 2; s++)
+        if (s < iters) load_w(s);
+    chain_wait();
 #pragma unroll
     for (int s = 0; s < STAGES - 2; s++) {
-        if (s < iters) load(s);
+        if (s < iters) load_x(s);
         copy_commit();
     }
-    load_bias<BN, THREADS>(bias, p, n0);
     for (int it = 0; it < iters; it++) {
         copy_wait<STAGES - 3>();
         fence_async_proxy();
         __syncthreads(); /* step `it` is there for all, and all are done with step it - 2, whose place is filled now */
-        if (it + STAGES - 2 < iters) load(it + STAGES - 2);
+        if (it + STAGES - 2 < iters) load_x(it + STAGES - 2), load_w(it + STAGES - 2);
         copy_commit();
         const unsigned stage = smem + it % STAGES * BYTES;
         const uint64_t a = wgmma_operand(stage + group * 64 * KB), b = wgmma_operand(stage + BM * KB);
@@ -57,7 +63,7 @@ __global__ void __launch_bounds__(WG * 128) gemm_wgmma_kernel(const __grid_const
     T *tile = reinterpret_cast<T *>(smem_base);
     stage_rows<T, BN, BN / 8>(tile, bias, acc, p.act, threadIdx.x / 32 * 16, 0);
     __syncthreads();
-    store_tile<T, BM, BN, THREADS>(tile, p, m0, n0);
+    store_tile<T, BM, BN, THREADS>(tile, p, m0, n0, threadIdx.x);
 #endif
 }
 
@@ -70,7 +76,7 @@ template <class T, int WG, int BN, int STAGES> gemm_config config(const char *na
     return c;
 }
 
-constexpr int CONFIGS = 10;
+constexpr int CONFIGS = 12;
 
 template <class T> gemm_config *table()
 {
@@ -78,13 +84,15 @@ template <class T> gemm_config *table()
         config<T, 2, 192, 4>("128x192"), config<T, 2, 128, 4>("128x128"), config<T, 2, 128, 3>("128x128/3"),
         config<T, 2, 96, 4>("128x96"),   config<T, 2, 96, 3>("128x96/3"), config<T, 2, 64, 4>("128x64"),
         config<T, 1, 128, 4>("64x128"),  config<T, 1, 96, 4>("64x96"),    config<T, 1, 64, 4>("64x64"),
-        config<T, 1, 32, 4>("64x32"),
+        config<T, 1, 32, 4>("64x32"),    config<T, 1, 64, 8>("64x64/8"),  config<T, 1, 32, 8>("64x32/8"),
     };
     return all;
 }
 
+} // namespace
+
 /* Whether a kernel for sm_90a is what the driver loaded: other builds of it are empty. */
-bool available()
+extern "C" bool swin_wgmma_available(void)
 {
 #if SWIN_WITH_SM90A
     static int known = -1;
@@ -100,11 +108,9 @@ bool available()
 #endif
 }
 
-} // namespace
-
 gemm_config *swin_wgmma_table(swin_gemm_math math, int *count)
 {
     *count = CONFIGS;
-    if ((math != SWIN_GEMM_F16 && math != SWIN_GEMM_BF16) || !available()) return NULL;
+    if ((math != SWIN_GEMM_F16 && math != SWIN_GEMM_BF16) || !swin_wgmma_available()) return NULL;
     return math == SWIN_GEMM_F16 ? table<__half>() : table<__nv_bfloat16>();
 }

@@ -24,6 +24,9 @@ cudaError_t swin_fake_quant_launch(cudaStream_t stream, const swin_tensor *x, fl
 cudaError_t swin_round_to_launch(cudaStream_t stream, const swin_tensor *x, swin_dtype dtype);
 cudaError_t swin_mean_tokens_launch(cudaStream_t stream, const swin_tensor *out, const swin_tensor *x,
                                     int tokens);
+/* swin_ops.normalise_heads for the float types. */
+cudaError_t swin_normalise_heads_launch(cudaStream_t stream, const swin_tensor *out, const swin_tensor *x,
+                                        int heads, const float *head_scale);
 /* Non-overlapping patches as rows: out [batch * (size/patch)^2][chans * patch * patch], (channel, y, x) order. */
 cudaError_t swin_patches_launch(cudaStream_t stream, const swin_tensor *out, const float *images, int chans,
                                 int size, int patch);
@@ -67,6 +70,22 @@ cudaError_t swin_gemm_launch(cudaStream_t stream, const swin_gemm *p, int config
 /* Any shape and alignment, slowly. Sums in float32, k upwards. */
 cudaError_t swin_gemm_any_launch(cudaStream_t stream, const swin_gemm *p);
 
+/* LayerNorm, gathers and a product in one kernel: y = act(LN(x) w^T + bias), or residual += that. Rows that a product of
+ * LayerNorm's output would give, but for the order in which LayerNorm adds. */
+typedef struct swin_gemm_rows {
+    swin_gemm gemm;     /* windows is not read */
+    swin_norm norm;     /* gamma NULL: none */
+    bool merge;         /* a row of x is four neighbours of the map g side by side, as SWIN_ROWS_MERGE */
+    swin_windows g;     /* read with merge only */
+    const void *packed; /* the weight, from swin_gemm_pack_launch */
+} swin_gemm_rows;
+
+bool swin_wgmma_available(void); /* this build and the current GPU have Hopper's warpgroup products */
+/* 0: no fused kernel takes a weight of this shape. */
+size_t swin_gemm_pack_bytes(swin_dtype dtype, int n, int k);
+cudaError_t swin_gemm_pack_launch(cudaStream_t stream, void *packed, const void *w, int n, int k);
+cudaError_t swin_gemm_rows_launch(cudaStream_t stream, const swin_gemm_rows *p, int multiprocessors);
+
 /* ---- attention_*.cu ---------------------------------------------------------------------------------------- */
 typedef enum swin_attention_part {
     SWIN_ATTENTION_ALL,     /* qkv -> out */
@@ -85,6 +104,9 @@ typedef struct swin_attention_args {
 /* Tensor cores, F16 and BF16: windows of 49, 64 or 144 tokens with head size 32. */
 cudaError_t swin_attention_mma_launch(cudaStream_t stream, const swin_attention_args *p,
                                       swin_attention_part part, int multiprocessors);
+/* F32: windows of 49 or 64 tokens with head size 32. */
+cudaError_t swin_attention_f32_launch(cudaStream_t stream, const swin_attention_args *p,
+                                      swin_attention_part part);
 /* Any window and head size that fits the multiprocessor's shared memory; float32 arithmetic. */
 cudaError_t swin_attention_any_launch(cudaStream_t stream, const swin_attention_args *p,
                                       swin_attention_part part);

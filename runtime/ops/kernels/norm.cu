@@ -33,6 +33,7 @@ static __global__ void __launch_bounds__(256) norm_kernel(norm_args p)
     constexpr int N = vec<T>::n;
     const int lane = threadIdx.x % p.group, total = p.cols / N;
     const int64_t row = (int64_t)blockIdx.x * (blockDim.x / p.group) + threadIdx.x / p.group;
+    chain_wait();
     if (row - threadIdx.x % 32 / p.group >= p.out.rows) return; /* the whole warp is past the end */
     const bool live = row < p.out.rows;
     vec<T> v[VECTORS];
@@ -58,6 +59,7 @@ static __global__ void __launch_bounds__(128) norm_any_kernel(norm_args p)
     __shared__ float part[4];
     const int64_t row = blockIdx.x;
     float mean = 0, factor = 1;
+    chain_wait();
     for (int pass = 0; pass < 2 && p.norm.gamma; pass++) {
         float sum = 0;
         for (int i = threadIdx.x; i < p.cols; i += blockDim.x) {
@@ -88,19 +90,13 @@ static cudaError_t launch(cudaStream_t stream, norm_args p, bool vectors)
     const int total = p.cols / vec<T>::n;
     p.group = norm_group(total);
     const int each = (total + p.group - 1) / p.group;
-    if (!vectors || each > 12) {
-        norm_any_kernel<T, ROWS><<<(unsigned)p.out.rows, 128, 0, stream>>>(p);
-        return cudaGetLastError();
-    }
+    if (!vectors || each > 12)
+        return chain_launch(norm_any_kernel<T, ROWS>, (unsigned)p.out.rows, 128, 0, stream, p);
     const int64_t per_block = 256 / p.group;
     const unsigned blocks = (unsigned)((p.out.rows + per_block - 1) / per_block);
-    if (each <= 3)
-        norm_kernel<T, 3, ROWS><<<blocks, 256, 0, stream>>>(p);
-    else if (each <= 6)
-        norm_kernel<T, 6, ROWS><<<blocks, 256, 0, stream>>>(p);
-    else
-        norm_kernel<T, 12, ROWS><<<blocks, 256, 0, stream>>>(p);
-    return cudaGetLastError();
+    if (each <= 3) return chain_launch(norm_kernel<T, 3, ROWS>, blocks, 256, 0, stream, p);
+    if (each <= 6) return chain_launch(norm_kernel<T, 6, ROWS>, blocks, 256, 0, stream, p);
+    return chain_launch(norm_kernel<T, 12, ROWS>, blocks, 256, 0, stream, p);
 }
 
 extern "C" cudaError_t swin_norm_launch(cudaStream_t stream, const swin_tensor *out, const swin_tensor *x,

@@ -100,10 +100,12 @@ template <int KB> __device__ __forceinline__ void load_b(unsigned (&b)[4], unsig
     ldmatrix4(b, tile + chunk_at<KB>(row + (lane & 7) + (lane >> 4) * 8, 2 * step + ((lane >> 3) & 1)));
 }
 
-/* What the tensor cores multiply. T: the type in memory. */
+/* What the tensor cores multiply. T: the type in memory. prepare: an operand's words before the product; prepare_weight: a
+ * weight's, which linear_prepare has already rounded. */
 struct mma_f16 {
     using T = __half;
     static __device__ __forceinline__ void prepare(unsigned (&)[4]) {}
+    static __device__ __forceinline__ void prepare_weight(unsigned (&)[4]) {}
     static __device__ __forceinline__ void run(float (&c)[4], const unsigned (&a)[4], unsigned b0,
                                                unsigned b1)
     {
@@ -119,6 +121,7 @@ struct mma_f16 {
 struct mma_bf16 {
     using T = __nv_bfloat16;
     static __device__ __forceinline__ void prepare(unsigned (&)[4]) {}
+    static __device__ __forceinline__ void prepare_weight(unsigned (&)[4]) {}
     static __device__ __forceinline__ void run(float (&c)[4], const unsigned (&a)[4], unsigned b0,
                                                unsigned b1)
     {
@@ -131,7 +134,7 @@ struct mma_bf16 {
     }
 };
 
-/* Both operands are rounded here: the tensor cores would cut the low bits off. */
+/* Operands are rounded: the tensor cores would cut the low bits off. */
 struct mma_tf32 {
     using T = float;
     static __device__ __forceinline__ void prepare(unsigned (&v)[4])
@@ -141,6 +144,7 @@ struct mma_tf32 {
         for (int i = 0; i < 4; i++) asm volatile("cvt.rna.tf32.f32 %0, %0;\n" : "+r"(v[i]));
 #endif
     }
+    static __device__ __forceinline__ void prepare_weight(unsigned (&)[4]) {}
     static __device__ __forceinline__ void run(float (&c)[4], const unsigned (&a)[4], unsigned b0,
                                                unsigned b1)
     {
@@ -197,9 +201,10 @@ __device__ __forceinline__ void stage_rows(T *tile, const float *bias, float (&a
     }
 }
 
-/* The staged tile to memory: stored, or added to the residual (rounded once more, as a separate add would). */
+/* The staged tile to memory: stored, or added to the residual (rounded once more, as a separate add would). thread: of
+ * the THREADS that share the work. */
 template <class T, int BM, int BN, int THREADS>
-__device__ __forceinline__ void store_tile(const T *tile, const swin_gemm &p, int64_t m0, int n0)
+__device__ __forceinline__ void store_tile(const T *tile, const swin_gemm &p, int64_t m0, int n0, int thread)
 {
     constexpr int V = vec<T>::n, PIECES = BM * BN / V, EACH = (PIECES + THREADS - 1) / THREADS;
     constexpr int BATCH = EACH % 4 == 0 ? 4 : EACH % 3 == 0 ? 3 : EACH % 2 == 0 ? 2 : 1;
@@ -210,7 +215,7 @@ __device__ __forceinline__ void store_tile(const T *tile, const swin_gemm &p, in
             uint4 old[BATCH];
 #pragma unroll
             for (int k = 0; k < BATCH; k++) { /* all reads of the residual first: they take the longest */
-                const int i = threadIdx.x + (first + k) * THREADS, row = i / (BN / V), col = i % (BN / V) * V;
+                const int i = thread + (first + k) * THREADS, row = i / (BN / V), col = i % (BN / V) * V;
                 at[k] = NULL;
                 if (i >= PIECES || row >= rows || n0 + col >= p.n) continue;
                 const int64_t to = p.windows ? window_source(p.g, m0 + row) : m0 + row;
@@ -219,7 +224,7 @@ __device__ __forceinline__ void store_tile(const T *tile, const swin_gemm &p, in
             }
 #pragma unroll
             for (int k = 0; k < BATCH; k++) {
-                const int i = threadIdx.x + (first + k) * THREADS, row = i / (BN / V), col = i % (BN / V) * V;
+                const int i = thread + (first + k) * THREADS, row = i / (BN / V), col = i % (BN / V) * V;
                 if (!at[k]) continue;
                 uint4 raw = *reinterpret_cast<const uint4 *>(tile + row * out_pitch<BN> + col);
                 if (p.residual) {
@@ -234,7 +239,7 @@ __device__ __forceinline__ void store_tile(const T *tile, const swin_gemm &p, in
         }
         return;
     }
-    for (int i = threadIdx.x; i < BM * BN; i += THREADS) {
+    for (int i = thread; i < BM * BN; i += THREADS) {
         const int row = i / BN, col = i % BN;
         if (row >= rows || n0 + col >= p.n) continue;
         const int64_t to = p.windows ? window_source(p.g, m0 + row) : m0 + row;

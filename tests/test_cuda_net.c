@@ -247,7 +247,7 @@ typedef struct shape {
     int embed_dim, heads, window, image_size, images;
 } shape;
 
-/* T's, B's and L's widths and both windows, with few blocks: two in the first stages so that one is shifted. */
+/* The widths of T, B and L and both windows, with few blocks: two in the first stages, so that one is shifted. */
 static const shape shapes[] = {
     { "T 224/7", SWIN_V1, 96, 3, 7, 224, 64 },   { "B 224/7", SWIN_V1, 128, 4, 7, 224, 33 },
     { "L 224/7", SWIN_V1, 192, 6, 7, 224, 33 },  { "B 384/12", SWIN_V1, 128, 4, 12, 384, 9 },
@@ -259,7 +259,7 @@ static void model_of(const shape *s, swin_config *c, swin_weights *w, float **im
     *c = swin_config_default();
     c->family = s->family;
     c->embed_dim = s->embed_dim, c->window = s->window, c->image_size = s->image_size, c->num_classes = 37;
-    for (int i = 0; i < c->num_stages; i++) c->depths[i] = i < 3 ? 2 : 1, c->heads[i] = s->heads << i;
+    for (int i = 0; i < c->num_stages; i++) c->depths[i] = i < 2 ? 2 : 1, c->heads[i] = s->heads << i;
     CHECK_OK(swin_config_check(c));
     CHECK_OK(swin_trained_weights(w, c, 11));
     const size_t n = (size_t)s->images * 3 * (size_t)s->image_size * (size_t)s->image_size;

@@ -162,7 +162,7 @@ static void one_linear(swin_rng *rng, swin_dev *dev, size_t t, size_t s, swin_ac
     swin_linear lr, lg;
     CHECK_OK(ref->ops->linear_prepare(ref, &lr, w, b, n, k, SWIN_F32));
     CHECK_OK(dev->ops->linear_prepare(dev, &lg, w, b, n, k, types[t]));
-    const double terms = residual ? length(y.host, m * n) : 0;
+    const double terms = fmax(residual ? length(y.host, m * n) : 0, length(b, n) * sqrt((double)m));
     if (residual) {
         CHECK_OK(ref->ops->linear_residual(ref, &y.h, &x.h, &lr, NULL));
         CHECK_OK(dev->ops->linear_residual(dev, &y.d, &x.d, &lg, NULL));
@@ -537,10 +537,11 @@ static void test_halves(void **state)
     (void)state;
     NEED_GPU();
     swin_rng rng = { 8 };
-    static const int channels[] = { 24, 96, 128, 192, 256, 384, 512, 768, 1024 };
+    worst = 0;
+    static const int channels[] = { 24, 96, 128, 192, 256, 384, 768 };
     for (size_t t = 0; t < SWIN_COUNT(types); t++) {
         for (size_t i = 0; i < SWIN_COUNT(channels); i++) {
-            one_block(&rng, t, channels[i], 7, 2, 3, 3);
+            one_block(&rng, t, channels[i], 7, 2, channels[i] < 384 ? 3 : 2, 3);
             if (channels[i] <= 192) one_block(&rng, t, channels[i], 7, 1, 5, 0);
         }
         one_block(&rng, t, 96, 7, 4, 8, 3);

@@ -129,6 +129,10 @@ swin_status swin_tune_learn(swin_cuda *d, const swin_gemm *p)
     int chosen = -1;
     for (int c = 0; e == cudaSuccess && c < swin_gemm_configs(p->math); c++) {
         e = time_config(d, p, c, a, b, &ms);
+        if (e == cudaErrorNotSupported) { /* not on this chip, or a shape for the plain kernel */
+            e = cudaSuccess;
+            continue;
+        }
         if (e == cudaSuccess)
             swin_detail("%lldx%dx%d %s: %.4f ms", (long long)p->m, p->n, p->k,
                         swin_gemm_config_name(p->math, c), (double)ms);
@@ -136,8 +140,8 @@ swin_status swin_tune_learn(swin_cuda *d, const swin_gemm *p)
     }
     if (a) cudaEventDestroy(a);
     if (b) cudaEventDestroy(b);
-    if (e == cudaErrorNotSupported) return SWIN_OK; /* a shape for the plain kernel */
     SWIN_TRY(swin_cuda_status(e, "tuning"));
+    if (chosen < 0) return SWIN_OK;
     return keep(d, (swin_cuda_choice){ (int)p->math, p->n, p->k, p->m, chosen });
 }
 

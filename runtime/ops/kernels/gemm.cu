@@ -238,22 +238,40 @@ extern "C" const char *swin_gemm_config_name(swin_gemm_math math, int config)
     return table_of(math, &count)[config].name;
 }
 
-/* Dynamic shared memory: a product of few steps needs few stages, and so leaves room for more blocks. */
+static int steps_of(const gemm_config *c, const swin_gemm *p)
+{
+    return (p->k * (p->math <= SWIN_GEMM_TF32 ? 4 : 2) + c->step - 1) / c->step;
+}
+
+/* A product of few steps needs few stages, and so leaves room for more blocks. */
+static int stages_of(const gemm_config *c, const swin_gemm *p)
+{
+    const int steps = steps_of(c, p);
+    return steps < c->stages ? steps : c->stages;
+}
+
+/* Dynamic shared memory. */
 static int shared_of(const gemm_config *c, const swin_gemm *p)
 {
-    const int unit = p->math <= SWIN_GEMM_TF32 ? 4 : 2, steps = (p->k * unit + c->step - 1) / c->step;
-    const int operands = c->stage * (steps < c->stages ? steps : c->stages);
+    const int operands = c->stage * stages_of(c, p);
     return operands > c->out ? operands : c->out;
 }
 
+/* cudaErrorNotSupported: the chip has too little shared memory for it. */
 static cudaError_t get_ready(gemm_config *c)
 {
     if (c->ready) return cudaSuccess;
-    const int operands = c->stage * c->stages;
+    const int operands = c->stage * c->stages, most = operands > c->out ? operands : c->out;
+    int device = 0, room = 0;
     cudaFuncAttributes a;
-    cudaError_t e = cudaFuncSetAttribute(c->kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                         operands > c->out ? operands : c->out);
+    cudaError_t e = cudaGetDevice(&device);
+    if (e == cudaSuccess) e = cudaDeviceGetAttribute(&room, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
     if (e == cudaSuccess) e = cudaFuncGetAttributes(&a, c->kernel);
+    if (e != cudaSuccess) return e;
+    room -= (int)a.sharedSizeBytes;
+    if (most > room) return cudaErrorNotSupported;
+    /* All there is: configurations may share a kernel. */
+    e = cudaFuncSetAttribute(c->kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, room);
     if (e != cudaSuccess) return e;
     c->registers = a.numRegs, c->fixed = (int)a.sharedSizeBytes;
     c->ready = true;
@@ -275,7 +293,16 @@ static int64_t tiles(const gemm_config *c, const swin_gemm *p)
     return (p->m + c->bm - 1) / c->bm * ((p->n + c->bn - 1) / c->bn);
 }
 
-/* Waves of blocks times the work of one, with a toll for each tile's start and end. */
+/* About how many clocks a multiprocessor needs for one step of one block, with the operands from the L2 cache. */
+static double step_clocks(const gemm_config *c, swin_gemm_math math)
+{
+    static const double products[] = { 100, 400, 1700, 1700 }; /* multiply-adds a clock that are really reached */
+    const double unit = math <= SWIN_GEMM_TF32 ? 4 : 2, bytes = (double)(c->bm + c->bn) * c->step;
+    const double multiply = (double)c->bm * c->bn * c->step / unit / products[math], fetch = bytes / 32;
+    return multiply > fetch ? multiply : fetch;
+}
+
+/* Waves of blocks times the clocks of one; past a few waves a last one that is not full matters little. */
 static cudaError_t choose(gemm_config **best, const swin_gemm *p, int multiprocessors)
 {
     int count;
@@ -285,14 +312,15 @@ static cudaError_t choose(gemm_config **best, const swin_gemm *p, int multiproce
     for (int i = 0; i < count; i++) {
         gemm_config *c = &table[i];
         const cudaError_t e = get_ready(c);
+        if (e == cudaErrorNotSupported) continue;
         if (e != cudaSuccess) return e;
         const int fit = resident(c, p);
         if (fit < 1) continue;
-        const double blocks = (double)tiles(c, p), slots = (double)multiprocessors * fit;
-        const double work = (double)(c->bm + 24) * (c->bn + 24) * (p->k + 64);
-        const double share = blocks < slots ? ceil(blocks / multiprocessors) : fit;
-        const double waves = blocks < slots ? 1 : blocks / slots + 0.5;
-        const double cost = waves * work * (share < 2 ? 1.4 : share);
+        const double blocks = (double)tiles(c, p), waves = blocks / ((double)multiprocessors * fit);
+        const double share = waves < 1 ? ceil(blocks / multiprocessors) : fit;
+        const double ends = (double)c->bm * c->bn / (p->act == SWIN_ACT_GELU ? 5 : 10);
+        const double work = share * (steps_of(c, p) * step_clocks(c, p->math) + ends) + 1500 + (share < 2 ? ends : 0);
+        const double cost = work * (waves < 3 ? ceil(waves) : waves + 0.4);
         if (!*best || cost < least) *best = c, least = cost;
     }
     return *best ? cudaSuccess : cudaErrorNotSupported;
@@ -322,6 +350,8 @@ extern "C" cudaError_t swin_gemm_launch(cudaStream_t stream, const swin_gemm *p,
     }
     const int64_t blocks = tiles(c, p);
     if (blocks > 0x7fffffff) return cudaErrorNotSupported;
+    if (c->boxes)
+        return swin_wgmma_launch(stream, p, c, (unsigned)blocks, (size_t)shared_of(c, p), stages_of(c, p));
     void *args[] = { (void *)p };
     return chain_launch_pointer(c->kernel, (unsigned)blocks, (unsigned)c->threads, (size_t)shared_of(c, p),
                                 stream, args);

@@ -1,57 +1,17 @@
 /* y = act(LN(x) w^T + bias), or residual += that, for Hopper: a block reads its 128 rows of x once, normalises them on
- * their way into shared memory and keeps them there while the weight streams past. F16 and BF16, k up to 512.
+ * their way into shared memory and keeps them there while the weight streams past. F16 and BF16, k up to 256: past that,
+ * LayerNorm done again by every block that shares the rows costs more than a pass of its own over memory.
  *
  * Two warpgroups own 64 rows each and never wait for one another; both read the weight from one ring of tiles that a
  * ninth warp fills with bulk copies, so that one may store its results while the other multiplies. The weight lies in
  * memory as those tiles lie in shared memory (swin_gemm_pack_launch): a tile is one copy. The sums of an output are added
  * as in gemm_wgmma.cu, so both give the same bits for the same rows. */
-#include "runtime/ops/kernels/wgmma.cuh"
+#include "runtime/ops/kernels/barrier.cuh"
 
 namespace
 {
 
 constexpr int ROWS = 64, BM = 2 * ROWS, THREADS = 2 * 128 + 32, PANEL = BM * 128, MOST_STAGES = 8;
-
-/* ---- barriers in shared memory ------------------------------------------------------------------------------ */
-
-__device__ __forceinline__ void barrier_init(unsigned at, int arrivals)
-{
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(at), "r"(arrivals) : "memory");
-}
-
-__device__ __forceinline__ void barrier_arrive(unsigned at)
-{
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(at) : "memory");
-}
-
-__device__ __forceinline__ void barrier_wait(unsigned at, unsigned parity)
-{
-#if SWIN_HAVE_WGMMA
-    asm volatile("{\n.reg .pred done;\nagain:\n"
-                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-                 "@!done bra again;\n}\n" ::"r"(at),
-                 "r"(parity)
-                 : "memory");
-#endif
-}
-
-/* `bytes` (a multiple of 16) into shared memory; the barrier's phase completes when they have arrived. */
-__device__ __forceinline__ void bulk_copy(unsigned to, const void *from, int bytes, unsigned barrier)
-{
-#if SWIN_HAVE_WGMMA
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(barrier), "r"(bytes)
-                 : "memory");
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];\n" ::"r"(to),
-                 "l"(from), "r"(bytes), "r"(barrier)
-                 : "memory");
-#endif
-}
-
-/* All threads of one warpgroup. */
-__device__ __forceinline__ void group_sync(int group)
-{
-    asm volatile("bar.sync %0, 128;\n" ::"r"(group + 1) : "memory");
-}
 
 /* ---- rows of x ------------------------------------------------------------------------------------------------ */
 
@@ -158,6 +118,7 @@ __device__ __forceinline__ void feed(const swin_gemm_rows &p, const ring &r, int
     for (int tile = first; tile < last; tile++)
         for (int k = 0; k < PANELS; k++) {
             barrier_wait(r.empty + 8 * slot, parity);
+            barrier_expect(r.full + 8 * slot, BN * 128);
             bulk_copy(r.tiles + slot * BN * 128, (const char *)p.packed + k * panel + (int64_t)tile * BN * 128, BN * 128,
                       r.full + 8 * slot);
             if (++slot == r.stages) slot = 0, parity ^= 1;
@@ -182,7 +143,7 @@ __global__ void __launch_bounds__(THREADS, PANELS <= 3 || (BN == 64 && PANELS ==
     if (threadIdx.x < stages) {
         barrier_init(r.full + 8 * threadIdx.x, 1);
         barrier_init(r.empty + 8 * threadIdx.x, 8); /* the warps that read */
-        asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");
+        barrier_init_done();
     }
     if (threadIdx.x < BN) zeros[threadIdx.x] = 0;
     __syncthreads();
@@ -194,7 +155,7 @@ __global__ void __launch_bounds__(THREADS, PANELS <= 3 || (BN == 64 && PANELS ==
     chain_wait();
     load_rows<T, PANELS>(smem_base, p, m0, group);
     fence_async_proxy();
-    group_sync(group);
+    threads_sync(group + 1, 128);
 
     T *out = reinterpret_cast<T *>(smem_base + PANELS * PANEL + stages * BN * 128) + group * ROWS * out_pitch<BN>;
     const bool leader = threadIdx.x % 32 == 0;
@@ -220,9 +181,9 @@ __global__ void __launch_bounds__(THREADS, PANELS <= 3 || (BN == 64 && PANELS ==
         wgmma_wait<0>();
         if (leader) barrier_arrive(r.empty + 8 * before);
         const float *bias = p.gemm.bias ? p.gemm.bias + tile * BN : zeros;
-        group_sync(group); /* the tile before has left */
+        threads_sync(group + 1, 128); /* the tile before has left */
         stage_rows<T, BN, BN / 8>(out, bias, acc, p.gemm.act, threadIdx.x % 128 / 32 * 16, 0);
-        group_sync(group);
+        threads_sync(group + 1, 128);
         store_tile<T, ROWS, BN, 128>(out, p.gemm, m0 + group * ROWS, tile * BN, threadIdx.x % 128);
     }
 #endif
@@ -256,14 +217,12 @@ template <class T, int BN, int PANELS, int LAST> variant make()
 
 template <class T> variant *find(int n, int k)
 {
-    static variant k96 = make<T, 96, 2, 2>(), k192 = make<T, 96, 3, 4>(), k384 = make<T, 96, 6, 4>();
-    static variant k128 = make<T, 64, 2, 4>(), k256 = make<T, 64, 4, 4>(), k512 = make<T, 64, 8, 4>();
+    static variant k96 = make<T, 96, 2, 2>(), k192 = make<T, 96, 3, 4>();
+    static variant k128 = make<T, 64, 2, 4>(), k256 = make<T, 64, 4, 4>();
     if (n % 96 == 0 && k == 96) return &k96;
     if (n % 96 == 0 && k == 192) return &k192;
-    if (n % 96 == 0 && k == 384) return &k384;
     if (n % 64 == 0 && k == 128) return &k128;
-    if (n % 64 == 0 && k == 256) return &k256;
-    return n % 64 == 0 && k == 512 ? &k512 : NULL;
+    return n % 64 == 0 && k == 256 ? &k256 : NULL;
 }
 
 int fixed_bytes(const variant *v)

@@ -19,7 +19,6 @@ typedef struct run {
     swin_loader *loader;
     swin_net *net;
     swin_stats *stats;
-    float *logits;
     swin_recover *recover; /* NULL: none */
 } run;
 
@@ -50,19 +49,14 @@ static swin_status open_all(run *r, swin_dev *dev, const swin_config *c, const s
     const swin_net_opts no = { .dtype = SWIN_F32,
                                .chunk = r->o->histogram == SWIN_HIST_COMPAT ? r->o->batch : 0 };
     SWIN_TRY(swin_net_create(&r->net, dev, c, w, &no));
-    SWIN_TRY(swin_stats_create(&r->stats, dev, c, r->o->histogram));
-    r->logits = malloc((size_t)r->o->batch * (size_t)c->num_classes * sizeof *r->logits);
-    return r->logits ? SWIN_OK
-                     : swin_fail(SWIN_ERR_MEM, "no memory for the logits of %d images", r->o->batch);
+    return swin_stats_create(&r->stats, dev, c, r->o->histogram);
 }
 
 static void close_all(run *r)
 {
-    free(r->logits);
     swin_stats_free(r->stats);
     swin_net_free(r->net);
     swin_loader_close(r->loader);
-    r->logits = NULL;
     r->stats = NULL;
     r->net = NULL;
     r->loader = NULL;
@@ -80,7 +74,7 @@ static swin_status observe_images(run *r, size_t count)
         SWIN_TRY(swin_check_interrupt());
         SWIN_TRY(swin_loader_next(r->loader, &b));
         if (b.n == 0) break;
-        SWIN_TRY(swin_net_forward(r->net, b.pixels, b.n, r->logits, &tap));
+        SWIN_TRY(swin_net_forward(r->net, b.pixels, b.n, NULL, &tap));
         swin_progress_add(&progress, (size_t)b.n);
     }
     swin_progress_end(&progress);

@@ -223,28 +223,35 @@ swin_status bench_tune(bench *b, bench_run *r)
 /* ---- the pipeline ---------------------------------------------------------------------------------------------- */
 
 typedef struct stages {
-    double waiting, running,
-        first; /* seconds: for the decoders, in the network, until the first batch was done */
+    /* Seconds: for the decoders, for copies and the network, until the first batch was done. */
+    double waiting, running, first;
     size_t images;
 } stages;
 
+static swin_status fetch(bench_run *r, float *logits, size_t images, stages *s)
+{
+    SWIN_TRY(swin_net_fetch(r->net, logits));
+    s->images += images;
+    return swin_check_interrupt();
+}
+
+/* One batch is in the network while the next is waited for and copied. */
 static swin_status stream(bench_run *r, swin_loader *l, float *logits, stages *s)
 {
     swin_batch batch;
+    size_t before = 0; /* images of the batch in flight */
     const double start = swin_now();
     for (;;) {
         const double a = swin_now();
         SWIN_TRY(swin_loader_next(l, &batch));
-        if (batch.n == 0) return SWIN_OK;
         const double c = swin_now();
-        SWIN_TRY(swin_net_forward(r->net, batch.pixels, batch.n, logits, NULL));
-        SWIN_TRY(swin_check_interrupt());
+        if (batch.n) SWIN_TRY(swin_net_queue(r->net, batch.pixels, batch.n));
+        if (before) SWIN_TRY(fetch(r, logits, before, s));
         const double e = swin_now();
-        if (s->images == 0)
-            s->first = e - start;
-        else
-            s->waiting += c - a, s->running += e - c;
-        s->images += (size_t)batch.n;
+        if (s->first == 0 && before) s->first = e - start;
+        s->waiting += c - a, s->running += e - c;
+        if (batch.n == 0) return SWIN_OK;
+        before = (size_t)batch.n;
     }
 }
 

@@ -15,8 +15,8 @@ for t in "$build"/tests/test_cuda_* ; do
     [[ -x $t && -f $t ]] && cp "$t" "$bundle/bin/"
 done
 cp -r configs "$bundle/"
-cp -r tests/peers "$bundle/tests/"
-cp scripts/gpu_check.sh "$bundle/" 2>/dev/null || true
+cp -r tests/peers tests/golden "$bundle/tests/"
+cp scripts/gpu_check.sh "$bundle/"
 
 # What the loader would find here, without the C library's own parts.
 libraries() {

@@ -301,6 +301,61 @@ static void test_batch_split(void **state)
     }
 }
 
+/* Two batches in flight give what one at a time gives, on either kind of backend; a third is refused. */
+static void one_stream(const char *backend, const precision *p)
+{
+    enum { N = 11, BATCH = 3 };
+    swin_config c = swin_config_default();
+    swin_weights w;
+    c.image_size = 56, c.num_stages = 2, c.window = 7, c.num_classes = 5;
+    CHECK_OK(swin_config_check(&c));
+    CHECK_OK(swin_trained_weights(&w, &c, 3));
+    const size_t pixels = 3 * 56 * 56;
+    float *images = malloc(N * pixels * sizeof *images), logits[N * 5];
+    CHECK(images != NULL, "no memory");
+    swin_rng rng = { 4 };
+    swin_fill_normal(&rng, images, N * pixels, 1);
+    float *want = forward(backend, p, &c, &w, images, N, N, true, NULL);
+    swin_dev *dev;
+    swin_net *net;
+    CHECK_OK(swin_dev_open(&dev, backend, &(swin_dev_opts){ .tf32 = p->tf32 }));
+    CHECK_OK(swin_net_create(&net, dev, &c, &w, &(swin_net_opts){ .dtype = p->dtype }));
+    float *scratch = malloc(BATCH * pixels * sizeof *scratch);
+    CHECK(scratch != NULL, "no memory");
+    CHECK_FAILS(swin_net_fetch(net, logits), SWIN_ERR_VALUE, "in flight");
+    int fetched = 0;
+    for (int at = 0; at < N; at += BATCH) {
+        const int n = N - at < BATCH ? N - at : BATCH;
+        memcpy(scratch, images + (size_t)at * pixels, (size_t)n * pixels * sizeof *scratch);
+        CHECK_OK(swin_net_queue(net, scratch, n));
+        memset(scratch, 0xff, BATCH * pixels * sizeof *scratch); /* the caller's again */
+        if (at == 0) continue;
+        if (at == BATCH) CHECK_FAILS(swin_net_queue(net, images, 1), SWIN_ERR_VALUE, "in flight");
+        CHECK_OK(swin_net_fetch(net, logits + fetched * 5));
+        fetched += BATCH;
+    }
+    CHECK_OK(swin_net_fetch(net, logits + fetched * 5));
+    CHECK(memcmp(logits, want, sizeof logits) == 0, "%s %s: a stream of batches gives other logits", backend, p->name);
+    free(scratch), free(images), free(want);
+    swin_net_free(net);
+    swin_dev_close(dev);
+    swin_weights_free(&w);
+}
+
+static void test_stream_cpu(void **state)
+{
+    (void)state;
+    one_stream("cpu", &precisions[0]);
+    one_stream("cpu", &precisions[2]);
+}
+
+static void test_stream(void **state)
+{
+    (void)state;
+    NEED_GPU();
+    for (size_t i = 0; i < SWIN_COUNT(precisions); i++) one_stream("cuda", &precisions[i]);
+}
+
 /* ---- taps and observers -------------------------------------------------------------------------------------------- */
 
 typedef struct watch {
@@ -419,6 +474,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_golden_logits), cmocka_unit_test(test_golden_taps), cmocka_unit_test(test_families),
         cmocka_unit_test(test_batch_split),   cmocka_unit_test(test_observed),
+        cmocka_unit_test(test_stream_cpu),    cmocka_unit_test(test_stream),
     };
     return cmocka_run_group_tests(tests, open_gpu, close_all);
 }

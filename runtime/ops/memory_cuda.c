@@ -38,10 +38,8 @@ static swin_status make_stages(swin_cuda *d)
 }
 
 /* While the device takes one half of the staging, the other is filled. */
-swin_status swin_upload_cuda(swin_dev *dev, void *dst, const void *host, size_t bytes)
+static swin_status copy_staged(swin_cuda *d, cudaStream_t stream, void *dst, const void *host, size_t bytes)
 {
-    swin_cuda *d = swin_cuda_of(dev);
-    SWIN_TRY(swin_cuda_status(cudaSetDevice(d->device), "cudaSetDevice"));
     SWIN_TRY(make_stages(d));
     int turn = 0;
     for (size_t at = 0; at < bytes; at += STAGE_BYTES, turn ^= 1) {
@@ -50,10 +48,81 @@ swin_status swin_upload_cuda(swin_dev *dev, void *dst, const void *host, size_t 
         SWIN_TRY(swin_cuda_status(cudaEventSynchronize(s->copied), "an upload"));
         memcpy(s->pinned, (const char *)host + at, n);
         SWIN_TRY(swin_cuda_status(
-            cudaMemcpyAsync((char *)dst + at, s->pinned, n, cudaMemcpyHostToDevice, d->stream), "an upload"));
-        SWIN_TRY(swin_cuda_status(cudaEventRecord(s->copied, d->stream), "an upload"));
+            cudaMemcpyAsync((char *)dst + at, s->pinned, n, cudaMemcpyHostToDevice, stream), "an upload"));
+        SWIN_TRY(swin_cuda_status(cudaEventRecord(s->copied, stream), "an upload"));
     }
     return SWIN_OK;
+}
+
+swin_status swin_upload_cuda(swin_dev *dev, void *dst, const void *host, size_t bytes)
+{
+    swin_cuda *d = swin_cuda_of(dev);
+    SWIN_TRY(swin_cuda_status(cudaSetDevice(d->device), "cudaSetDevice"));
+    return copy_staged(d, d->stream, dst, host, bytes);
+}
+
+static swin_status make_beside(swin_cuda *d)
+{
+    SWIN_TRY(swin_cuda_status(cudaSetDevice(d->device), "cudaSetDevice"));
+    if (!d->queued)
+        SWIN_TRY(swin_cuda_status(cudaEventCreateWithFlags(&d->queued, cudaEventDisableTiming), "an event"));
+    if (!d->arrived)
+        SWIN_TRY(swin_cuda_status(cudaEventCreateWithFlags(&d->arrived, cudaEventDisableTiming), "an event"));
+    if (d->copies) return SWIN_OK;
+    SWIN_TRY(swin_cuda_status(cudaEventRecord(d->queued, d->stream), "an upload"));
+    return swin_cuda_status(cudaStreamCreateWithFlags(&d->copies, cudaStreamNonBlocking), "a stream");
+}
+
+swin_status swin_upload_beside_cuda(swin_dev *dev, void *dst, const void *host, size_t bytes)
+{
+    swin_cuda *d = swin_cuda_of(dev);
+    SWIN_TRY(make_beside(d));
+    SWIN_TRY(swin_cuda_status(cudaStreamWaitEvent(d->copies, d->queued, 0), "an upload"));
+    SWIN_TRY(swin_cuda_status(cudaEventRecord(d->queued, d->stream), "an upload")); /* for the next one */
+    SWIN_TRY(copy_staged(d, d->copies, dst, host, bytes));
+    SWIN_TRY(swin_cuda_status(cudaEventRecord(d->arrived, d->copies), "an upload"));
+    return swin_cuda_status(cudaStreamWaitEvent(d->stream, d->arrived, 0), "an upload");
+}
+
+swin_status swin_download_later_cuda(swin_dev *dev, int slot, const void *src, size_t bytes)
+{
+    swin_cuda *d = swin_cuda_of(dev);
+    swin_cuda_later *l = &d->later[slot];
+    SWIN_TRY(swin_cuda_status(cudaSetDevice(d->device), "cudaSetDevice"));
+    if (!l->done)
+        SWIN_TRY(swin_cuda_status(cudaEventCreateWithFlags(&l->done, cudaEventDisableTiming), "an event"));
+    if (bytes > l->capacity) {
+        if (l->pinned) cudaFreeHost(l->pinned);
+        l->pinned = NULL, l->capacity = 0;
+        SWIN_TRY(swin_cuda_status(cudaMallocHost(&l->pinned, bytes), "pinned memory"));
+        l->capacity = bytes;
+    }
+    SWIN_TRY(swin_cuda_status(cudaMemcpyAsync(l->pinned, src, bytes, cudaMemcpyDeviceToHost, d->stream),
+                              "a download"));
+    return swin_cuda_status(cudaEventRecord(l->done, d->stream), "a download");
+}
+
+swin_status swin_download_wait_cuda(swin_dev *dev, int slot, void *host, size_t bytes)
+{
+    swin_cuda_later *l = &swin_cuda_of(dev)->later[slot];
+    if (bytes > l->capacity) return swin_fail(SWIN_ERR_VALUE, "a download of %zu bytes was not queued", bytes);
+    SWIN_TRY(swin_cuda_status(cudaEventSynchronize(l->done), "the work before a download"));
+    memcpy(host, l->pinned, bytes);
+    return SWIN_OK;
+}
+
+void swin_memory_close_cuda(swin_cuda *d)
+{
+    if (d->copies) cudaStreamSynchronize(d->copies);
+    for (int i = 0; i < 2; i++) {
+        if (d->stages[i].copied) cudaEventDestroy(d->stages[i].copied);
+        if (d->stages[i].pinned) cudaFreeHost(d->stages[i].pinned);
+        if (d->later[i].done) cudaEventDestroy(d->later[i].done);
+        if (d->later[i].pinned) cudaFreeHost(d->later[i].pinned);
+    }
+    if (d->queued) cudaEventDestroy(d->queued);
+    if (d->arrived) cudaEventDestroy(d->arrived);
+    if (d->copies) cudaStreamDestroy(d->copies);
 }
 
 swin_status swin_download_cuda(swin_dev *dev, void *host, const void *src, size_t bytes)

@@ -270,6 +270,15 @@ struct swin_ops {
     /* Optional, like the half blocks: out = reduction(layernorm_merge(x)). */
     swin_status (*merge)(swin_dev *dev, swin_tensor *out, const swin_tensor *x, const swin_norm *n,
                          const swin_linear *reduction, const swin_windows *g);
+    /* Optional, for pipelines of batches through two places of the device's memory in turn. upload_beside: as upload, but
+     * the copy runs beside work that is already queued; it waits only for what was queued before the previous
+     * upload_beside, and what is queued from now on waits for it. download_later: queue a download and return; slot: 0
+     * or 1. download_wait: wait for that slot's and take its bytes. */
+    swin_status (*upload_beside)(swin_dev *dev, void *dst, const void *host, size_t bytes);
+    swin_status (*download_later)(swin_dev *dev, int slot, const void *src, size_t bytes);
+    swin_status (*download_wait)(swin_dev *dev, int slot, void *host, size_t bytes);
+    /* Optional: a named range for profilers opens, or with NULL the innermost closes. */
+    void (*range)(swin_dev *dev, const char *name);
 };
 
 /* The backends of this build, best last tried by "auto": cuda where a GPU answers, else cpu. NULL ends the list. */

@@ -3,6 +3,8 @@
 #include "runtime/swin/net_impl.h"
 #include "runtime/swin/outputs.h"
 
+#include <stdio.h>
+
 typedef struct walk {
     swin_net *net;
     const swin_ops *ops;
@@ -11,6 +13,18 @@ typedef struct walk {
     int batch, image, images; /* the chunk at hand: images [image, image + images) */
     int stage, block;
 } walk;
+
+/* Profilers show what runs between open and close under this name. */
+static void open_range(const walk *w, const char *name)
+{
+    if (w->ops->range) w->ops->range(w->dev, name);
+}
+
+static swin_status close_range(const walk *w, swin_status st)
+{
+    if (w->ops->range) w->ops->range(w->dev, NULL);
+    return st;
+}
 
 static bool tap_wants(const swin_tap *tap, swin_site s)
 {
@@ -407,8 +421,10 @@ static swin_status run_chunk(walk *w, int stage, int first, int end)
     for (w->block = first; w->block < end && w->block < s->shape.depth; w->block++) {
         const net_block *b = &s->blocks[w->block];
         g.shift = b->shift;
-        SWIN_TRY(attention_half(w, b, &x, &g));
-        SWIN_TRY(mlp_half(w, b, &x));
+        open_range(w, "attention half");
+        SWIN_TRY(close_range(w, attention_half(w, b, &x, &g)));
+        open_range(w, "mlp half");
+        SWIN_TRY(close_range(w, mlp_half(w, b, &x)));
         SWIN_TRY(touch(w, SWIN_SITE_BLOCK_OUT, &x));
     }
     w->block = 0;
@@ -445,15 +461,19 @@ swin_status net_walk_parts(swin_net *net, int first, int end, const float *image
                            const swin_tap *tap)
 {
     walk w = { .net = net, .ops = net->ops, .dev = net->dev, .tap = tap, .batch = batch, .images = batch };
-    if (first == 0) SWIN_TRY(embed(&w, images));
+    open_range(&w, "patch embedding");
+    SWIN_TRY(close_range(&w, first == 0 ? embed(&w, images) : SWIN_OK));
     int at = 1; /* the part that a stage begins with */
     for (int stage = 0; stage < net->config.num_stages; stage++) {
         const int places = net->config.depths[stage] + 1, chunk = net->stages[stage].chunk;
         const int from = first > at ? first - at : 0, to = end - at < places ? end - at : places;
+        char name[32];
+        snprintf(name, sizeof name, "stage %d", stage);
         at += places;
         for (w.image = 0; from < to && w.image < batch; w.image += chunk) {
             w.images = batch - w.image < chunk ? batch - w.image : chunk;
-            SWIN_TRY(run_chunk(&w, stage, from, to));
+            open_range(&w, name);
+            SWIN_TRY(close_range(&w, run_chunk(&w, stage, from, to)));
         }
     }
     w.image = 0;

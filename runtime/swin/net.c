@@ -286,14 +286,17 @@ static void drop(swin_net *net, void **p)
 static void drop_activations(swin_net *net)
 {
     net_drop_replays(net);
-    void *images = net->images;
+    void *images = net->images, *second = net->second;
     drop(net, &images);
-    net->images = NULL;
+    drop(net, &second);
+    net->images = net->second = NULL;
     void **all[] = { &net->x[0],   &net->x[1],   &net->normed, &net->wide,
                      &net->narrow, &net->scores, &net->pooled, &net->logits };
     for (size_t i = 0; i < SWIN_COUNT(all); i++) drop(net, all[i]);
     free(net->host_logits);
     net->host_logits = NULL;
+    for (int i = 0; i < 2; i++) free(net->held[i]), net->held[i] = NULL;
+    net->in_flight = net->turn = 0;
     net->capacity = 0;
 }
 
@@ -414,6 +417,7 @@ swin_status swin_net_forward(swin_net *net, const float *images, int batch, floa
     swin_tensor out;
     SWIN_TRY(swin_net_forward_device(net, net->images, batch, &out, tap));
     const size_t n = (size_t)batch * (size_t)c->num_classes;
+    if (!logits) return SWIN_OK;
     if (net->act == SWIN_F32) return net->ops->download(net->dev, logits, out.data, n * sizeof *logits);
     SWIN_TRY(net->ops->download(net->dev, net->host_logits, out.data, n * swin_dtype_size(net->act)));
     swin_widen(logits, net->host_logits, net->act, n);

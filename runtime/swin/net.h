@@ -36,13 +36,22 @@ void swin_net_free(swin_net *net); /* NULL is fine */
  * One forward pass.
  *
  * images  host float32 [batch][3][S][S], normalised
- * logits  host float32 [batch][classes]
+ * logits  host float32 [batch][classes]; NULL: not wanted, and not waited for
  * tap     NULL for none
  *
  * A row of logits depends on its image alone: not on the batch, its size, or the other images. Not reentrant.
  */
 swin_status swin_net_forward(swin_net *net, const float *images, int batch, float *logits,
                              const swin_tap *tap);
+
+/*
+ * The same for a stream of batches, so that copies run beside the network: queue a batch (images is free on return), and
+ * fetch the logits of the oldest one that was queued and not fetched. At most two are in flight: SWIN_ERR_VALUE when a
+ * third is queued, or nothing is left to fetch. batch: not more than that of the first call after creation or after
+ * everything was fetched. Nothing else may run on the net meanwhile.
+ */
+swin_status swin_net_queue(swin_net *net, const float *images, int batch);
+swin_status swin_net_fetch(swin_net *net, float *logits);
 
 /* The same with images already in dev's memory (float32) and the logits left there: [batch][classes] in the net's type on
  * a backend with halves of its own, else float32. Queued, not waited for; *logits is valid until the next forward. */

@@ -14,6 +14,13 @@ typedef struct swin_cuda_stage {
     cudaEvent_t copied; /* the device has taken what lay here */
 } swin_cuda_stage;
 
+/* A download that was queued: its bytes lie in pinned memory once `done` has passed. */
+typedef struct swin_cuda_later {
+    void *pinned;
+    size_t capacity;
+    cudaEvent_t done;
+} swin_cuda_later;
+
 /* A GEMM shape whose fastest tile is known (swin-bench --tune). */
 typedef struct swin_cuda_choice {
     int math, n, k;
@@ -27,8 +34,10 @@ typedef struct swin_cuda {
     size_t memory, l2;
     bool tf32, capturing, tuning;
     char name[256];
-    cudaStream_t stream;
+    cudaStream_t stream, copies;       /* copies: of upload_beside; made when first needed */
+    cudaEvent_t queued, arrived;       /* the work before the last upload_beside; its copy */
     swin_cuda_stage stages[2];
+    swin_cuda_later later[2];
     swin_observer_scratch *scratch;
     void *work; /* what the half blocks need between their kernels; grows */
     size_t work_bytes;
@@ -84,5 +93,9 @@ swin_status swin_upload_cuda(swin_dev *dev, void *dst, const void *host, size_t 
 swin_status swin_download_cuda(swin_dev *dev, void *host, const void *src, size_t bytes);
 swin_status swin_copy_cuda(swin_dev *dev, void *dst, const void *src, size_t bytes);
 swin_status swin_sync_cuda(swin_dev *dev);
+swin_status swin_upload_beside_cuda(swin_dev *dev, void *dst, const void *host, size_t bytes);
+swin_status swin_download_later_cuda(swin_dev *dev, int slot, const void *src, size_t bytes);
+swin_status swin_download_wait_cuda(swin_dev *dev, int slot, void *host, size_t bytes);
+void swin_memory_close_cuda(swin_cuda *d); /* staging, streams and events of this file */
 
 #endif

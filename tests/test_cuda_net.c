@@ -86,7 +86,8 @@ static void load_images(const char *folder)
 
 static void need_golden(void)
 {
-    const char *file = swin_test_file("golden/swin_tiny_tin200.h5"), *images = swin_test_file("tiny-imagenet"),
+    const char *file = swin_test_file("golden/swin_tiny_tin200.h5"),
+               *images = swin_test_file("tiny-imagenet"),
                *checkpoint = swin_test_file("weights/swin_tiny_patch4_window7_224_tin200_fp16.pth");
     if (!file || !images || !checkpoint) {
         print_message("skipped: no golden logits, checkpoint or images in the test data (SWIN_TEST_DATA)\n");
@@ -114,8 +115,8 @@ static void test_golden_logits(void **state)
     const int classes = golden.config.num_classes;
     for (size_t i = 0; i < SWIN_COUNT(precisions); i++) {
         const precision *p = &precisions[i];
-        float *logits = forward("cuda", p, &golden.config, &golden.weights, golden.images, GOLDEN, 64, false,
-                                NULL);
+        float *logits =
+            forward("cuda", p, &golden.config, &golden.weights, golden.images, GOLDEN, 64, false, NULL);
         const double e = swin_rel_l2(logits, golden.logits, (size_t)GOLDEN * (size_t)classes);
         int differ = 0;
         for (int k = 0; k < GOLDEN; k++)
@@ -197,7 +198,8 @@ static void read_golden(float *logits, const char *name)
     while (!found && fgets(line, sizeof line, f))
         found = strcspn(line, "\n") == strlen(name) && !strncmp(line, name, strlen(name));
     CHECK(found, "%s is not in the golden file", name);
-    for (int i = 0; i < PICTURES * CLASSES; i++) CHECK(fscanf(f, "%f", &logits[i]) == 1, "golden value %d", i);
+    for (int i = 0; i < PICTURES * CLASSES; i++)
+        CHECK(fscanf(f, "%f", &logits[i]) == 1, "golden value %d", i);
     fclose(f);
 }
 
@@ -335,7 +337,8 @@ static void one_stream(const char *backend, const precision *p)
         fetched += BATCH;
     }
     CHECK_OK(swin_net_fetch(net, logits + fetched * 5));
-    CHECK(memcmp(logits, want, sizeof logits) == 0, "%s %s: a stream of batches gives other logits", backend, p->name);
+    CHECK(memcmp(logits, want, sizeof logits) == 0, "%s %s: a stream of batches gives other logits", backend,
+          p->name);
     free(scratch), free(images), free(want);
     swin_net_free(net);
     swin_dev_close(dev);
@@ -425,7 +428,8 @@ static void test_observed(void **state)
         swin_observed *all = observe_all("cuda", p, &c, &w, images, N, N, logits[0]),
                       *parts = observe_all("cuda", p, &c, &w, images, N, 2, logits[1]);
         for (int s = 0; s < swin_site_count(&c); s++)
-            CHECK(memcmp(&all[s], &parts[s], sizeof *all) == 0, "%s: site %d sees other numbers in parts", p->name, s);
+            CHECK(memcmp(&all[s], &parts[s], sizeof *all) == 0, "%s: site %d sees other numbers in parts",
+                  p->name, s);
         CHECK(memcmp(logits[0], logits[1], sizeof logits[0]) == 0, "%s: other logits in parts", p->name);
         float *plain = forward("cuda", p, &c, &w, images, N, N, false, NULL);
         const double e = swin_rel_l2(logits[0], plain, N * 37);
@@ -472,9 +476,10 @@ int main(int argc, char **argv)
 {
     if (argc > 1) cmocka_set_test_filter(argv[1]);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden_logits), cmocka_unit_test(test_golden_taps), cmocka_unit_test(test_families),
-        cmocka_unit_test(test_batch_split),   cmocka_unit_test(test_observed),
-        cmocka_unit_test(test_stream_cpu),    cmocka_unit_test(test_stream),
+        cmocka_unit_test(test_golden_logits), cmocka_unit_test(test_golden_taps),
+        cmocka_unit_test(test_families),      cmocka_unit_test(test_batch_split),
+        cmocka_unit_test(test_observed),      cmocka_unit_test(test_stream_cpu),
+        cmocka_unit_test(test_stream),
     };
     return cmocka_run_group_tests(tests, open_gpu, close_all);
 }

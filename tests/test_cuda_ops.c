@@ -258,12 +258,23 @@ static void one_tile_set(swin_rng *rng, swin_dev *dev, swin_gemm_math math, size
 {
     enum { M = 300 };
     swin_cuda *d = swin_cuda_of(dev);
-    pair x = make(rng, types[t], M, k, k, 1), w = make(rng, types[t], n, k, k, 1 / sqrt(k)), y = make(rng, types[t], M, n, n, 0);
+    pair x = make(rng, types[t], M, k, k, 1), w = make(rng, types[t], n, k, k, 1 / sqrt(k)),
+         y = make(rng, types[t], M, n, n, 0);
     float *bias_d, *bias = vector(rng, n, 0, 1, &bias_d), *first = NULL;
     int tried = 0;
     for (int c = 0; c < swin_gemm_configs(math); c++) {
-        const swin_gemm p = { .math = math, .m = M, .n = n, .k = k, .x = x.d.data, .ldx = k, .w = w.d.data, .ldw = k,
-                              .bias = bias_d, .act = SWIN_ACT_GELU, .y = y.d.data, .ldy = n };
+        const swin_gemm p = { .math = math,
+                              .m = M,
+                              .n = n,
+                              .k = k,
+                              .x = x.d.data,
+                              .ldx = k,
+                              .w = w.d.data,
+                              .ldw = k,
+                              .bias = bias_d,
+                              .act = SWIN_ACT_GELU,
+                              .y = y.d.data,
+                              .ldy = n };
         CHECK_OK(gpu->ops->upload(gpu, y.memory, y.staged, y.bytes));
         CHECK_OK(gpu->ops->sync(gpu));
         const cudaError_t e = swin_gemm_launch(d->stream, &p, c, d->multiprocessors);
@@ -272,10 +283,12 @@ static void one_tile_set(swin_rng *rng, swin_dev *dev, swin_gemm_math math, size
         CHECK_OK(dev->ops->sync(dev));
         float *now = get(&y, swin_gemm_config_name(math, c));
         if (first)
-            CHECK(memcmp(first, now, (size_t)(M * n) * sizeof *now) == 0, "math %d, %dx%dx%d: tile %s has other bits",
-                  (int)math, M, n, k, swin_gemm_config_name(math, c));
+            CHECK(memcmp(first, now, (size_t)(M * n) * sizeof *now) == 0,
+                  "math %d, %dx%dx%d: tile %s has other bits", (int)math, M, n, k,
+                  swin_gemm_config_name(math, c));
         else
-            first = malloc((size_t)(M * n) * sizeof *first), memcpy(first, now, (size_t)(M * n) * sizeof *first);
+            first = malloc((size_t)(M * n) * sizeof *first),
+            memcpy(first, now, (size_t)(M * n) * sizeof *first);
         free(now);
         tried++;
     }
@@ -529,15 +542,18 @@ static void drop_layer(layer *l)
  * rows alone against the same rows among all: equal bits. */
 static void one_block(swin_rng *rng, size_t t, int c, int window, int across, int images, int shift)
 {
-    const swin_windows g = {
-        .images = images, .height = across * window, .width = across * window, .window = window, .shift = shift
-    };
+    const swin_windows g = { .images = images,
+                             .height = across * window,
+                             .width = across * window,
+                             .window = window,
+                             .shift = shift };
     swin_windows one = g;
     one.images = 1;
     const int heads = c % 32 ? 1 : c / 32, n = window * window, each = g.height * g.width;
     const int64_t rows = swin_windows_tokens(&g);
     pair x = make(rng, types[t], rows, c, c, 1), first = make(rng, types[t], each, c, c, 0);
-    pair merged = make(rng, types[t], rows / 4, 2 * c, 2 * c, 0), merged1 = make(rng, types[t], each / 4, 2 * c, 2 * c, 0);
+    pair merged = make(rng, types[t], rows / 4, 2 * c, 2 * c, 0),
+         merged1 = make(rng, types[t], each / 4, 2 * c, 2 * c, 0);
     layer qkv = make_layer(rng, t, 3 * c, c, true), proj = make_layer(rng, t, c, c, true);
     layer fc1 = make_layer(rng, t, 4 * c, c, true), fc2 = make_layer(rng, t, c, 4 * c, true);
     layer reduction = make_layer(rng, t, 2 * c, 4 * c, false);
@@ -545,13 +561,15 @@ static void one_block(swin_rng *rng, size_t t, int c, int window, int across, in
                                       *beta = vector(rng, 4 * c, 0, 0.2, &beta_d),
                                       *bias = vector(rng, heads * n * n, 0, 1, &bias_d);
     const swin_norm nr = { gamma, beta, 1e-5f }, ng = { gamma_d, beta_d, 1e-5f };
-    const swin_attention ar = { heads, c / heads, 1 / sqrtf((float)(c / heads)), bias, NULL, SWIN_SOFTMAX_EXACT };
+    const swin_attention ar = { heads, c / heads, 1 / sqrtf((float)(c / heads)),
+                                bias,  NULL,      SWIN_SOFTMAX_EXACT };
     swin_attention ag = ar;
     ag.bias = bias_d;
     float *a = malloc((size_t)(rows * c) * sizeof *a), *wide = malloc((size_t)(rows * 4 * c) * sizeof *wide);
     CHECK(a && wide, "no memory");
     swin_tensor ta = swin_matrix(a, SWIN_F32, rows, c), tq = swin_matrix(wide, SWIN_F32, rows, 3 * c),
-                tw = swin_matrix(wide, SWIN_F32, rows, 4 * c), tm = swin_matrix(wide, SWIN_F32, rows / 4, 4 * c);
+                tw = swin_matrix(wide, SWIN_F32, rows, 4 * c),
+                tm = swin_matrix(wide, SWIN_F32, rows / 4, 4 * c);
     const size_t unit = swin_dtype_size(types[t]);
     CHECK_OK(gpu->ops->copy(gpu, first.d.data, x.d.data, (size_t)(each * c) * unit));
 
@@ -561,31 +579,36 @@ static void one_block(swin_rng *rng, size_t t, int c, int window, int across, in
     CHECK_OK(ref->ops->linear_residual(ref, &x.h, &ta, &proj.r, &g));
     CHECK_OK(gpu->ops->attention_half(gpu, &x.d, &ng, &qkv.g, &proj.g, &ag, &g));
     double e = error_of(&x, "attention_half");
-    WITHIN(e, 2 * tolerance[t], "attention_half %s, %d channels, %d images: %.1e", swin_dtype_name(types[t]), c, images, e);
+    WITHIN(e, 2 * tolerance[t], "attention_half %s, %d channels, %d images: %.1e", swin_dtype_name(types[t]),
+           c, images, e);
     CHECK_OK(ref->ops->layernorm(ref, &ta, &x.h, &nr));
     CHECK_OK(ref->ops->linear(ref, &tw, &ta, &fc1.r, true, SWIN_ACT_GELU));
     CHECK_OK(ref->ops->linear_residual(ref, &x.h, &tw, &fc2.r, NULL));
     CHECK_OK(gpu->ops->mlp_half(gpu, &x.d, &ng, &fc1.g, &fc2.g));
     e = error_of(&x, "mlp_half");
-    WITHIN(e, 3 * tolerance[t], "mlp_half %s, %d channels, %d images: %.1e", swin_dtype_name(types[t]), c, images, e);
+    WITHIN(e, 3 * tolerance[t], "mlp_half %s, %d channels, %d images: %.1e", swin_dtype_name(types[t]), c,
+           images, e);
     if (g.height % 2 == 0) {
         CHECK_OK(ref->ops->layernorm_merge(ref, &tm, &x.h, &nr, &g));
         CHECK_OK(ref->ops->linear(ref, &merged.h, &tm, &reduction.r, true, SWIN_ACT_NONE));
         CHECK_OK(gpu->ops->merge(gpu, &merged.d, &x.d, &ng, &reduction.g, &g));
         e = error_of(&merged, "merge");
-        WITHIN(e, 5 * tolerance[t], "merge %s, %d channels, %d images: %.1e", swin_dtype_name(types[t]), c, images, e);
+        WITHIN(e, 5 * tolerance[t], "merge %s, %d channels, %d images: %.1e", swin_dtype_name(types[t]), c,
+               images, e);
     }
 
     CHECK_OK(gpu->ops->attention_half(gpu, &first.d, &ng, &qkv.g, &proj.g, &ag, &one));
     CHECK_OK(gpu->ops->mlp_half(gpu, &first.d, &ng, &fc1.g, &fc2.g));
     float *all = get(&x, "halves"), *alone = get(&first, "halves");
     CHECK(memcmp(all, alone, (size_t)(each * c) * sizeof *all) == 0,
-          "%s, %d channels: an image among %d has other bits than alone", swin_dtype_name(types[t]), c, images);
+          "%s, %d channels: an image among %d has other bits than alone", swin_dtype_name(types[t]), c,
+          images);
     free(all), free(alone);
     if (g.height % 2 == 0) {
         CHECK_OK(gpu->ops->merge(gpu, &merged1.d, &first.d, &ng, &reduction.g, &one));
         all = get(&merged, "merge"), alone = get(&merged1, "merge");
-        CHECK(memcmp(all, alone, (size_t)(each / 2 * c) * sizeof *all) == 0, "merge, %d channels: other bits", c);
+        CHECK(memcmp(all, alone, (size_t)(each / 2 * c) * sizeof *all) == 0, "merge, %d channels: other bits",
+              c);
         free(all), free(alone);
     }
     layer *layers[] = { &qkv, &proj, &fc1, &fc2, &reduction };
@@ -627,7 +650,8 @@ static void test_normalise_heads(void **state)
     for (size_t t = 0; t < SWIN_COUNT(types); t++) {
         for (size_t i = 0; i < SWIN_COUNT(cases); i++) {
             const int c = cases[i].heads * cases[i].size;
-            pair x = make(&rng, types[t], cases[i].rows, c, c + 8, 3), y = make(&rng, types[t], cases[i].rows, c, c, 0);
+            pair x = make(&rng, types[t], cases[i].rows, c, c + 8, 3),
+                 y = make(&rng, types[t], cases[i].rows, c, c, 0);
             if (i == 0) memset(x.host, 0, 32 * sizeof *x.host), put(&x); /* a head of zeros stays one */
             float *scale_d, *scale = vector(&rng, cases[i].heads, 20, 5, &scale_d);
             for (int with = 0; with < 2; with++) {
@@ -766,12 +790,12 @@ int main(int argc, char **argv)
 {
     if (argc > 1) cmocka_set_test_filter(argv[1]);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_linear),      cmocka_unit_test(test_linear_rows),
-        cmocka_unit_test(test_norms),       cmocka_unit_test(test_elementwise),
-        cmocka_unit_test(test_patch_embed), cmocka_unit_test(test_attention),
-        cmocka_unit_test(test_tiles),
-        cmocka_unit_test(test_halves),      cmocka_unit_test(test_normalise_heads),
-        cmocka_unit_test(test_observers),   cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_linear),          cmocka_unit_test(test_linear_rows),
+        cmocka_unit_test(test_norms),           cmocka_unit_test(test_elementwise),
+        cmocka_unit_test(test_patch_embed),     cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_tiles),           cmocka_unit_test(test_halves),
+        cmocka_unit_test(test_normalise_heads), cmocka_unit_test(test_observers),
+        cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, open_devices, close_devices);
 }

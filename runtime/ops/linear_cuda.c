@@ -62,8 +62,8 @@ static swin_status pack_weights(swin_dev *dev, cuda_linear *p, int out, int in, 
     const size_t bytes = swin_gemm_pack_bytes(dtype, out, in);
     if (bytes == 0) return SWIN_OK;
     SWIN_TRY(swin_alloc_cuda(dev, &p->packed, bytes));
-    return swin_cuda_status(
-        swin_gemm_pack_launch(swin_cuda_of(dev)->stream, p->packed, p->w, out, in), "packing a weight");
+    return swin_cuda_status(swin_gemm_pack_launch(swin_cuda_of(dev)->stream, p->packed, p->w, out, in),
+                            "packing a weight");
 }
 
 swin_status swin_linear_prepare_cuda(swin_dev *dev, swin_linear *l, const float *w, const float *bias,
@@ -186,7 +186,8 @@ static swin_status two_matrices(swin_cuda *d, swin_tensor *a, int64_t a_cols, sw
 /* y = act(l(LN(x))), or with residual y += l(LN(x)): one kernel where there is one, else through `normed`. n NULL: no
  * LayerNorm. merge: x is the map g, whose neighbours are gathered first. */
 static swin_status norm_linear(swin_dev *dev, swin_tensor *y, const swin_tensor *x, const swin_norm *n,
-                               const swin_linear *l, swin_act act, const swin_windows *merge, swin_tensor *normed)
+                               const swin_linear *l, swin_act act, const swin_windows *merge,
+                               swin_tensor *normed)
 {
     swin_cuda *d = swin_cuda_of(dev);
     const cuda_linear *packed = l->packed;
@@ -199,7 +200,8 @@ static swin_status norm_linear(swin_dev *dev, swin_tensor *y, const swin_tensor 
     const cudaError_t e = swin_gemm_rows_launch(d->stream, &p, d->multiprocessors);
     if (e != cudaErrorNotSupported) return swin_cuda_status(e, "linear");
     SWIN_TRY(swin_cuda_status(
-        swin_norm_launch(d->stream, normed, x, n, merge ? SWIN_ROWS_MERGE : SWIN_ROWS_SAME, merge), "layernorm"));
+        swin_norm_launch(d->stream, normed, x, n, merge ? SWIN_ROWS_MERGE : SWIN_ROWS_SAME, merge),
+        "layernorm"));
     return swin_linear_cuda(dev, y, normed, l, true, act);
 }
 

@@ -105,7 +105,8 @@ swin_status swin_download_later_cuda(swin_dev *dev, int slot, const void *src, s
 swin_status swin_download_wait_cuda(swin_dev *dev, int slot, void *host, size_t bytes)
 {
     swin_cuda_later *l = &swin_cuda_of(dev)->later[slot];
-    if (bytes > l->capacity) return swin_fail(SWIN_ERR_VALUE, "a download of %zu bytes was not queued", bytes);
+    if (bytes > l->capacity)
+        return swin_fail(SWIN_ERR_VALUE, "a download of %zu bytes was not queued", bytes);
     SWIN_TRY(swin_cuda_status(cudaEventSynchronize(l->done), "the work before a download"));
     memcpy(host, l->pinned, bytes);
     return SWIN_OK;

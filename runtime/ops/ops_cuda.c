@@ -316,9 +316,10 @@ static swin_status cuda_normalise_heads(swin_dev *dev, swin_tensor *out, const s
 {
     SWIN_TRY(check("normalise_heads", out, x, x->rows, x->cols));
     if (heads < 1 || x->cols % heads != 0)
-        return swin_fail(SWIN_ERR_VALUE, "normalise_heads: %lld columns in %d heads", (long long)x->cols, heads);
-    return swin_cuda_status(
-        swin_normalise_heads_launch(swin_cuda_of(dev)->stream, out, x, heads, head_scale), "normalise_heads");
+        return swin_fail(SWIN_ERR_VALUE, "normalise_heads: %lld columns in %d heads", (long long)x->cols,
+                         heads);
+    return swin_cuda_status(swin_normalise_heads_launch(swin_cuda_of(dev)->stream, out, x, heads, head_scale),
+                            "normalise_heads");
 }
 
 static swin_status cuda_fake_quant(swin_dev *dev, swin_tensor *x, float scale, int zero_point, int qmin,

@@ -74,10 +74,10 @@ struct swin_net {
     void *pooled, *logits;
     void *host_logits; /* staging for types other than float32 */
 
-    float *second;      /* another place for images, for batches in flight; made by swin_net_queue */
-    int queued[2];      /* their sizes; the older first */
+    float *second;       /* another place for images, for batches in flight; made by swin_net_queue */
+    int queued[2];       /* their sizes; the older first */
     int in_flight, turn; /* turn: the place, 0 or 1, of the next one */
-    float *held[2];     /* their logits, on a backend without downloads in flight */
+    float *held[2];      /* their logits, on a backend without downloads in flight */
 
     net_replay replays[NET_REPLAYS]; /* the oldest gives way */
     int replay_next;

@@ -27,7 +27,8 @@ static swin_status make_places(swin_net *net)
     }
     for (int i = 0; i < 2; i++) {
         if (!net->held[i]) net->held[i] = malloc(floats * sizeof(float));
-        if (!net->held[i]) return swin_fail(SWIN_ERR_MEM, "no memory for the logits of %d images", net->capacity);
+        if (!net->held[i])
+            return swin_fail(SWIN_ERR_MEM, "no memory for the logits of %d images", net->capacity);
     }
     return SWIN_OK;
 }
@@ -46,7 +47,8 @@ swin_status swin_net_queue(swin_net *net, const float *images, int batch)
 {
     if (batch < 1) return swin_fail(SWIN_ERR_VALUE, "a batch of %d images", batch);
     if (net->in_flight == 2 || (net->in_flight > 0 && batch > net->capacity))
-        return swin_fail(SWIN_ERR_VALUE, "a batch of %d images while %d are in flight", batch, net->in_flight);
+        return swin_fail(SWIN_ERR_VALUE, "a batch of %d images while %d are in flight", batch,
+                         net->in_flight);
     SWIN_TRY(net_reserve(net, batch, net_needs_scores(net, NULL)));
     SWIN_TRY(make_places(net));
     SWIN_TRY(beside(net) ? queue_beside(net, images, batch)

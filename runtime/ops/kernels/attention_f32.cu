@@ -8,7 +8,8 @@
 namespace
 {
 
-constexpr int D = 32, PITCH = 36, THREADS = 64; /* PITCH: eight rows of one 16-byte column lie in different banks */
+constexpr int D = 32, PITCH = 36,
+              THREADS = 64; /* PITCH: eight rows of one 16-byte column lie in different banks */
 
 template <int W> struct shape {
     static constexpr int N = W * W, each = (N + 7) / 8;
@@ -18,7 +19,9 @@ template <int W> struct shape {
 };
 
 /* q, k, v of a window, eight threads a row; rows past the window are zeros. */
-template <int W> __device__ __forceinline__ void load_window(float *shared, const swin_attention_args &p, int64_t win, int head)
+template <int W>
+__device__ __forceinline__ void load_window(float *shared, const swin_attention_args &p, int64_t win,
+                                            int head)
 {
     using S = shape<W>;
     const int chunk = threadIdx.x % 8;

@@ -92,9 +92,8 @@ __device__ __forceinline__ void load_bias(float (&b)[shape<N>::n8][4], const flo
 
 /* In place: raw scores of 16 rows to probabilities. */
 template <class T, int N>
-__device__ __forceinline__ void softmax_rows(float (&s)[shape<N>::n8][4],
-                                             const float (&bias)[shape<N>::n8][4],
-                                             const swin_attention_args &p)
+__device__ __forceinline__ void
+softmax_rows(float (&s)[shape<N>::n8][4], const float (&bias)[shape<N>::n8][4], const swin_attention_args &p)
 {
     constexpr int n8 = shape<N>::n8;
 #pragma unroll
@@ -302,7 +301,8 @@ cudaError_t launch(cudaStream_t stream, const swin_attention_args *p, swin_atten
     if (part == SWIN_ATTENTION_ALL)
         return chain_launch(attention_mma_kernel<E, W, SWIN_ATTENTION_ALL>, grid, threads, 0, stream, *p, n);
     if (part == SWIN_ATTENTION_SCORES)
-        return chain_launch(attention_mma_kernel<E, W, SWIN_ATTENTION_SCORES>, grid, threads, 0, stream, *p, n);
+        return chain_launch(attention_mma_kernel<E, W, SWIN_ATTENTION_SCORES>, grid, threads, 0, stream, *p,
+                            n);
     if (part == SWIN_ATTENTION_SOFTMAX)
         return chain_launch(attention_mma_kernel<E, W, SWIN_ATTENTION_SOFTMAX>, grid, threads, 0, stream, *p,
                             n);

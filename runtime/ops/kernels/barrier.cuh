@@ -51,9 +51,10 @@ __device__ __forceinline__ void barrier_wait(unsigned at, unsigned parity)
 __device__ __forceinline__ void bulk_copy(unsigned to, const void *from, int bytes, unsigned barrier)
 {
 #if SWIN_HAVE_WGMMA
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];\n" ::"r"(to),
-                 "l"(from), "r"(bytes), "r"(barrier)
-                 : "memory");
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];\n" ::"r"(to),
+        "l"(from), "r"(bytes), "r"(barrier)
+        : "memory");
 #endif
 }
 

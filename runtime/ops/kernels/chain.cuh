@@ -38,8 +38,8 @@ static inline bool chain_available()
     return known == 1;
 }
 
-static inline cudaError_t chain_launch_pointer(const void *kernel, unsigned blocks, unsigned threads, size_t shared,
-                                               cudaStream_t stream, void **args)
+static inline cudaError_t chain_launch_pointer(const void *kernel, unsigned blocks, unsigned threads,
+                                               size_t shared, cudaStream_t stream, void **args)
 {
     cudaLaunchAttribute attribute = {};
     attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -58,7 +58,8 @@ cudaError_t chain_launch(void (*kernel)(P...), unsigned blocks, unsigned threads
 {
     static_assert(sizeof...(P) == sizeof...(A), "one argument for each parameter");
     return [&](P... exact) { /* each of the parameter's own type */
-        void *list[] = { (void *)&exact... };
-        return chain_launch_pointer((const void *)kernel, blocks, threads, shared, stream, list);
+                             void *list[] = { (void *)&exact... };
+                             return chain_launch_pointer((const void *)kernel, blocks, threads, shared,
+                                                         stream, list);
     }(args...);
 }

@@ -34,8 +34,8 @@ typedef struct swin_cuda {
     size_t memory, l2;
     bool tf32, capturing, tuning;
     char name[256];
-    cudaStream_t stream, copies;       /* copies: of upload_beside; made when first needed */
-    cudaEvent_t queued, arrived;       /* the work before the last upload_beside; its copy */
+    cudaStream_t stream, copies; /* copies: of upload_beside; made when first needed */
+    cudaEvent_t queued, arrived; /* the work before the last upload_beside; its copy */
     swin_cuda_stage stages[2];
     swin_cuda_later later[2];
     swin_observer_scratch *scratch;

@@ -139,7 +139,8 @@ static __global__ void __launch_bounds__(256)
         float v[16];
 #pragma unroll
         for (int k = 0; k < 4; k++)
-            *reinterpret_cast<float4 *>(v + 4 * k) = *reinterpret_cast<const float4 *>(from + (int64_t)k * size);
+            *reinterpret_cast<float4 *>(v + 4 * k) =
+                *reinterpret_cast<const float4 *>(from + (int64_t)k * size);
         T *to = (T *)out.data + ((image * side + y) * side + x) * out.ld + chan * 16;
 #pragma unroll
         for (int k = 0; k < 16; k += vec<T>::n) {
@@ -232,8 +233,8 @@ extern "C" cudaError_t swin_normalise_heads_launch(cudaStream_t stream, const sw
     if (empty(out)) return cudaSuccess;
     const int64_t blocks = (x->rows * heads + 31) / 32;
     if (blocks > 0x7fffffff) return cudaErrorNotSupported;
-    SWIN_WITH_TYPE(x->dtype, return chain_launch(normalise_heads_kernel<T>, (unsigned)blocks, 256, 0, stream, *out,
-                                                 *x, heads, head_scale))
+    SWIN_WITH_TYPE(x->dtype, return chain_launch(normalise_heads_kernel<T>, (unsigned)blocks, 256, 0, stream,
+                                                 *out, *x, heads, head_scale))
     return cudaErrorInvalidValue;
 }
 
@@ -243,8 +244,8 @@ extern "C" cudaError_t swin_mean_tokens_launch(cudaStream_t stream, const swin_t
     if (empty(out)) return cudaSuccess;
     const int64_t blocks = out->rows * ((out->cols + 127) / 128);
     if (blocks > 0x7fffffff) return cudaErrorNotSupported;
-    SWIN_WITH_TYPE(x->dtype, return chain_launch(mean_tokens_kernel<T>, (unsigned)blocks, 128, 0, stream, *out,
-                                                 *x, tokens))
+    SWIN_WITH_TYPE(x->dtype, return chain_launch(mean_tokens_kernel<T>, (unsigned)blocks, 128, 0, stream,
+                                                 *out, *x, tokens))
     return cudaErrorInvalidValue;
 }
 
@@ -256,8 +257,7 @@ extern "C" cudaError_t swin_patches_launch(cudaStream_t stream, const swin_tenso
                        (uintptr_t)out->data % 16 == 0 && out->ld % 8 == 0;
     const unsigned blocks = swin_blocks(out->rows * chans, 256, 132 * 32);
     SWIN_WITH_TYPE(out->dtype, {
-        if (fours)
-            return chain_launch(patches4_kernel<T>, blocks, 256, 0, stream, *out, images, chans, size);
+        if (fours) return chain_launch(patches4_kernel<T>, blocks, 256, 0, stream, *out, images, chans, size);
         patches_kernel<T><<<grid(out, 1), 256, 0, stream>>>(*out, images, chans, size, patch);
     })
     return cudaGetLastError();

@@ -296,7 +296,8 @@ static int64_t tiles(const gemm_config *c, const swin_gemm *p)
 /* About how many clocks a multiprocessor needs for one step of one block, with the operands from the L2 cache. */
 static double step_clocks(const gemm_config *c, swin_gemm_math math)
 {
-    static const double products[] = { 100, 400, 1700, 1700 }; /* multiply-adds a clock that are really reached */
+    static const double products[] = { 100, 400, 1700,
+                                       1700 }; /* multiply-adds a clock that are really reached */
     const double unit = math <= SWIN_GEMM_TF32 ? 4 : 2, bytes = (double)(c->bm + c->bn) * c->step;
     const double multiply = (double)c->bm * c->bn * c->step / unit / products[math], fetch = bytes / 32;
     return multiply > fetch ? multiply : fetch;
@@ -319,7 +320,8 @@ static cudaError_t choose(gemm_config **best, const swin_gemm *p, int multiproce
         const double blocks = (double)tiles(c, p), waves = blocks / ((double)multiprocessors * fit);
         const double share = waves < 1 ? ceil(blocks / multiprocessors) : fit;
         const double ends = (double)c->bm * c->bn / (p->act == SWIN_ACT_GELU ? 5 : 10);
-        const double work = share * (steps_of(c, p) * step_clocks(c, p->math) + ends) + 1500 + (share < 2 ? ends : 0);
+        const double work = share * (steps_of(c, p) * step_clocks(c, p->math) + ends) + 1500 +
+                            (share < 2 ? ends : 0);
         const double cost = work * (waves < 3 ? ceil(waves) : waves + 0.4);
         if (!*best || cost < least) *best = c, least = cost;
     }

@@ -119,7 +119,8 @@ __device__ __forceinline__ void feed(const swin_gemm_rows &p, const ring &r, int
         for (int k = 0; k < PANELS; k++) {
             barrier_wait(r.empty + 8 * slot, parity);
             barrier_expect(r.full + 8 * slot, BN * 128);
-            bulk_copy(r.tiles + slot * BN * 128, (const char *)p.packed + k * panel + (int64_t)tile * BN * 128, BN * 128,
+            bulk_copy(r.tiles + slot * BN * 128,
+                      (const char *)p.packed + k * panel + (int64_t)tile * BN * 128, BN * 128,
                       r.full + 8 * slot);
             if (++slot == r.stages) slot = 0, parity ^= 1;
         }
@@ -135,7 +136,8 @@ __global__ void __launch_bounds__(THREADS, PANELS <= 3 || (BN == 64 && PANELS ==
     __shared__ __align__(8) uint64_t barriers[2 * MOST_STAGES];
     __shared__ float zeros[BN];
     const unsigned smem = shared_address(smem_base);
-    const ring r = { smem + PANELS * PANEL, shared_address(barriers), shared_address(barriers + MOST_STAGES), stages };
+    const ring r = { smem + PANELS * PANEL, shared_address(barriers), shared_address(barriers + MOST_STAGES),
+                     stages };
     const int tiles = p.gemm.n / BN, split = blockIdx.x % splits, group = threadIdx.x / 128;
     const int first = tiles * split / splits, last = tiles * (split + 1) / splits;
     const int64_t m0 = (int64_t)(blockIdx.x / splits) * BM;
@@ -157,7 +159,8 @@ __global__ void __launch_bounds__(THREADS, PANELS <= 3 || (BN == 64 && PANELS ==
     fence_async_proxy();
     threads_sync(group + 1, 128);
 
-    T *out = reinterpret_cast<T *>(smem_base + PANELS * PANEL + stages * BN * 128) + group * ROWS * out_pitch<BN>;
+    T *out = reinterpret_cast<T *>(smem_base + PANELS * PANEL + stages * BN * 128) +
+             group * ROWS * out_pitch<BN>;
     const bool leader = threadIdx.x % 32 == 0;
     int slot = 0, before = 0;
     unsigned parity = 0;
@@ -193,7 +196,8 @@ __global__ void __launch_bounds__(THREADS, PANELS <= 3 || (BN == 64 && PANELS ==
 __global__ void __launch_bounds__(256) pack_kernel(uint4 *packed, const uint4 *w, int n, int k)
 {
     const int64_t rows = (n + 7) / 8 * 8, total = rows * ((k + 63) / 64) * 8;
-    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < total; i += (int64_t)gridDim.x * blockDim.x) {
+    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < total;
+         i += (int64_t)gridDim.x * blockDim.x) {
         const int64_t panel = i / (rows * 8), row = (i - panel * rows * 8) / 8;
         const int place = (int)(i % 8), chunk = place ^ (int)(row & 7); /* swizzle<128> undone */
         const int64_t col = panel * 64 + chunk * 8;
@@ -277,7 +281,8 @@ extern "C" cudaError_t swin_gemm_pack_launch(cudaStream_t stream, void *packed, 
     return cudaGetLastError();
 }
 
-extern "C" cudaError_t swin_gemm_rows_launch(cudaStream_t stream, const swin_gemm_rows *p, int multiprocessors)
+extern "C" cudaError_t swin_gemm_rows_launch(cudaStream_t stream, const swin_gemm_rows *p,
+                                             int multiprocessors)
 {
     const swin_gemm *g = &p->gemm;
     if (!p->packed || (g->math != SWIN_GEMM_F16 && g->math != SWIN_GEMM_BF16)) return cudaErrorNotSupported;

@@ -15,13 +15,15 @@ namespace
 constexpr int KB = 128, MOST_STAGES = 8; /* KB: bytes of k in a step */
 
 /* The box at (k, row) of a matrix into shared memory; what lies outside the matrix becomes zero. */
-__device__ __forceinline__ void box_copy(unsigned to, const CUtensorMap *map, int k, int64_t row, unsigned barrier)
+__device__ __forceinline__ void box_copy(unsigned to, const CUtensorMap *map, int k, int64_t row,
+                                         unsigned barrier)
 {
 #if SWIN_HAVE_WGMMA
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, "
-                 "%3}], [%4];\n" ::"r"(to),
-                 "l"(map), "r"(k), "r"((int)row), "r"(barrier)
-                 : "memory");
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, "
+        "%3}], [%4];\n" ::"r"(to),
+        "l"(map), "r"(k), "r"((int)row), "r"(barrier)
+        : "memory");
 #endif
 }
 
@@ -47,7 +49,8 @@ __device__ __forceinline__ void feed(unsigned tiles, unsigned full, unsigned emp
             box_copy(at + BM * KB, w, it * KB / 2, n0, ready);
         }
 #pragma unroll
-        for (int part = 0; part < BM / 64; part++) box_copy(at + part * 64 * KB, x, it * KB / 2, m0 + 64 * part, ready);
+        for (int part = 0; part < BM / 64; part++)
+            box_copy(at + part * 64 * KB, x, it * KB / 2, m0 + 64 * part, ready);
         if (++slot == stages) slot = 0, parity ^= 1;
     }
 }
@@ -65,7 +68,8 @@ __global__ void __launch_bounds__(WG * 128 + 32)
     const int tiles_n = (p.n + BN - 1) / BN, group = threadIdx.x / 128;
     const int64_t m0 = (int64_t)(blockIdx.x / tiles_n) * BM;
     const int n0 = blockIdx.x % tiles_n * BN, steps = (p.k * (int)sizeof(T) + KB - 1) / KB;
-    const unsigned tiles = shared_address(smem_base), full = shared_address(barriers), empty = full + 8 * MOST_STAGES;
+    const unsigned tiles = shared_address(smem_base), full = shared_address(barriers),
+                   empty = full + 8 * MOST_STAGES;
 
     if (threadIdx.x < stages) {
         barrier_init(full + 8 * threadIdx.x, 1);
@@ -122,10 +126,10 @@ constexpr int CONFIGS = 12;
 template <class T> gemm_config *table()
 {
     static gemm_config all[CONFIGS] = {
-        config<T, 3, 192>("192x192", 4), config<T, 4, 128>("256x128", 4), config<T, 2, 192>("128x192", 5),
+        config<T, 3, 192>("192x192", 4), config<T, 4, 128>("256x128", 4),   config<T, 2, 192>("128x192", 5),
         config<T, 2, 128>("128x128", 3), config<T, 2, 128>("128x128/6", 6), config<T, 2, 96>("128x96", 4),
-        config<T, 2, 64>("128x64", 4),   config<T, 1, 128>("64x128", 4),  config<T, 1, 96>("64x96", 5),
-        config<T, 1, 64>("64x64", 6),    config<T, 1, 32>("64x32", 8),    config<T, 2, 32>("128x32", 5),
+        config<T, 2, 64>("128x64", 4),   config<T, 1, 128>("64x128", 4),    config<T, 1, 96>("64x96", 5),
+        config<T, 1, 64>("64x64", 6),    config<T, 1, 32>("64x32", 8),      config<T, 2, 32>("128x32", 5),
     };
     return all;
 }
@@ -143,8 +147,8 @@ encoder find_encoder()
     void *f = NULL;
     cudaDriverEntryPointQueryResult found;
 #if CUDART_VERSION >= 12050
-    const cudaError_t e = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &f, 12000, cudaEnableDefault,
-                                                           &found);
+    const cudaError_t e =
+        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &f, 12000, cudaEnableDefault, &found);
 #else
     const cudaError_t e = cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &f, cudaEnableDefault, &found);
 #endif
@@ -153,15 +157,18 @@ encoder find_encoder()
 }
 
 /* A row-major matrix of half numbers, taken in boxes of box_rows rows by 64 columns. */
-bool make_map(CUtensorMap *map, swin_gemm_math math, const void *data, int64_t rows, int cols, int64_t ld, int box_rows)
+bool make_map(CUtensorMap *map, swin_gemm_math math, const void *data, int64_t rows, int cols, int64_t ld,
+              int box_rows)
 {
     const cuuint64_t size[2] = { (cuuint64_t)cols, (cuuint64_t)rows }, pitch[1] = { (cuuint64_t)ld * 2 };
     const cuuint32_t box[2] = { 64, (cuuint32_t)box_rows }, step[2] = { 1, 1 };
     const encoder encode = find_encoder();
     return encode && rows <= 0x7fffffff &&
-           encode(map, math == SWIN_GEMM_F16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2,
-                  (void *)data, size, pitch, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                  CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+           encode(map,
+                  math == SWIN_GEMM_F16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+                  2, (void *)data, size, pitch, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                  CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                  CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
 } // namespace
@@ -194,7 +201,8 @@ cudaError_t swin_wgmma_launch(cudaStream_t stream, const swin_gemm *p, const gem
                               size_t shared, int stages)
 {
     CUtensorMap x, w;
-    if (!make_map(&x, p->math, p->x, p->m, p->k, p->ldx, 64) || !make_map(&w, p->math, p->w, p->n, p->k, p->ldw, c->bn))
+    if (!make_map(&x, p->math, p->x, p->m, p->k, p->ldx, 64) ||
+        !make_map(&w, p->math, p->w, p->n, p->k, p->ldw, c->bn))
         return cudaErrorNotSupported;
     void *args[] = { (void *)p, &x, &w, &stages };
     return chain_launch_pointer(c->kernel, blocks, (unsigned)c->threads, shared, stream, args);

@@ -17,7 +17,8 @@
  * plus 32 bytes for each further step of k. */
 __device__ __forceinline__ uint64_t wgmma_operand(unsigned at)
 {
-    return (uint64_t)((at & 0x3ffff) >> 4) | (uint64_t)1 << 16 | (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
+    return (uint64_t)((at & 0x3ffff) >> 4) | (uint64_t)1 << 16 | (uint64_t)(1024 >> 4) << 32 |
+           (uint64_t)1 << 62;
 }
 
 __device__ __forceinline__ void wgmma_fence()
@@ -60,8 +61,7 @@ template <> struct wgmma<__half, 32> {
         asm volatile("wgmma.mma_async.sync.aligned.m64n32k16.f32.f16.f16 {"
                      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
                      "%16, %17, 1, 1, 1, 0, 0;\n"
-                     :
-                     SWIN_ACC(d[0]), SWIN_ACC(d[1]), SWIN_ACC(d[2]), SWIN_ACC(d[3])
+                     : SWIN_ACC(d[0]), SWIN_ACC(d[1]), SWIN_ACC(d[2]), SWIN_ACC(d[3])
                      : "l"(a), "l"(b));
 #endif
     }
@@ -74,8 +74,7 @@ template <> struct wgmma<__nv_bfloat16, 32> {
         asm volatile("wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
                      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
                      "%16, %17, 1, 1, 1, 0, 0;\n"
-                     :
-                     SWIN_ACC(d[0]), SWIN_ACC(d[1]), SWIN_ACC(d[2]), SWIN_ACC(d[3])
+                     : SWIN_ACC(d[0]), SWIN_ACC(d[1]), SWIN_ACC(d[2]), SWIN_ACC(d[3])
                      : "l"(a), "l"(b));
 #endif
     }
@@ -89,9 +88,8 @@ template <> struct wgmma<__half, 64> {
                      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
                      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
                      "%32, %33, 1, 1, 1, 0, 0;\n"
-                     :
-                     SWIN_ACC(d[0]), SWIN_ACC(d[1]), SWIN_ACC(d[2]), SWIN_ACC(d[3]), SWIN_ACC(d[4]), SWIN_ACC(d[5]),
-                     SWIN_ACC(d[6]), SWIN_ACC(d[7])
+                     : SWIN_ACC(d[0]), SWIN_ACC(d[1]), SWIN_ACC(d[2]), SWIN_ACC(d[3]), SWIN_ACC(d[4]),
+                       SWIN_ACC(d[5]), SWIN_ACC(d[6]), SWIN_ACC(d[7])
                      : "l"(a), "l"(b));
 #endif
     }
@@ -105,9 +103,8 @@ template <> struct wgmma<__nv_bfloat16, 64> {
                      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
                      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
                      "%32, %33, 1, 1, 1, 0, 0;\n"
-                     :
-                     SWIN_ACC(d[0]), SWIN_ACC(d[1]), SWIN_ACC(d[2]), SWIN_ACC(d[3]), SWIN_ACC(d[4]), SWIN_ACC(d[5]),
-                     SWIN_ACC(d[6]), SWIN_ACC(d[7])
+                     : SWIN_ACC(d[0]), SWIN_ACC(d[1]), SWIN_ACC(d[2]), SWIN_ACC(d[3]), SWIN_ACC(d[4]),
+                       SWIN_ACC(d[5]), SWIN_ACC(d[6]), SWIN_ACC(d[7])
                      : "l"(a), "l"(b));
 #endif
     }
@@ -122,9 +119,9 @@ template <> struct wgmma<__half, 96> {
                      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
                      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47}, "
                      "%48, %49, 1, 1, 1, 0, 0;\n"
-                     :
-                     SWIN_ACC(d[0]), SWIN_ACC(d[1]), SWIN_ACC(d[2]), SWIN_ACC(d[3]), SWIN_ACC(d[4]), SWIN_ACC(d[5]),
-                     SWIN_ACC(d[6]), SWIN_ACC(d[7]), SWIN_ACC(d[8]), SWIN_ACC(d[9]), SWIN_ACC(d[10]), SWIN_ACC(d[11])
+                     : SWIN_ACC(d[0]), SWIN_ACC(d[1]), SWIN_ACC(d[2]), SWIN_ACC(d[3]), SWIN_ACC(d[4]),
+                       SWIN_ACC(d[5]), SWIN_ACC(d[6]), SWIN_ACC(d[7]), SWIN_ACC(d[8]), SWIN_ACC(d[9]),
+                       SWIN_ACC(d[10]), SWIN_ACC(d[11])
                      : "l"(a), "l"(b));
 #endif
     }
@@ -139,9 +136,9 @@ template <> struct wgmma<__nv_bfloat16, 96> {
                      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
                      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47}, "
                      "%48, %49, 1, 1, 1, 0, 0;\n"
-                     :
-                     SWIN_ACC(d[0]), SWIN_ACC(d[1]), SWIN_ACC(d[2]), SWIN_ACC(d[3]), SWIN_ACC(d[4]), SWIN_ACC(d[5]),
-                     SWIN_ACC(d[6]), SWIN_ACC(d[7]), SWIN_ACC(d[8]), SWIN_ACC(d[9]), SWIN_ACC(d[10]), SWIN_ACC(d[11])
+                     : SWIN_ACC(d[0]), SWIN_ACC(d[1]), SWIN_ACC(d[2]), SWIN_ACC(d[3]), SWIN_ACC(d[4]),
+                       SWIN_ACC(d[5]), SWIN_ACC(d[6]), SWIN_ACC(d[7]), SWIN_ACC(d[8]), SWIN_ACC(d[9]),
+                       SWIN_ACC(d[10]), SWIN_ACC(d[11])
                      : "l"(a), "l"(b));
 #endif
     }
@@ -157,10 +154,10 @@ template <> struct wgmma<__half, 128> {
                      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
                      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
                      "%64, %65, 1, 1, 1, 0, 0;\n"
-                     :
-                     SWIN_ACC(d[0]), SWIN_ACC(d[1]), SWIN_ACC(d[2]), SWIN_ACC(d[3]), SWIN_ACC(d[4]), SWIN_ACC(d[5]),
-                     SWIN_ACC(d[6]), SWIN_ACC(d[7]), SWIN_ACC(d[8]), SWIN_ACC(d[9]), SWIN_ACC(d[10]), SWIN_ACC(d[11]),
-                     SWIN_ACC(d[12]), SWIN_ACC(d[13]), SWIN_ACC(d[14]), SWIN_ACC(d[15])
+                     : SWIN_ACC(d[0]), SWIN_ACC(d[1]), SWIN_ACC(d[2]), SWIN_ACC(d[3]), SWIN_ACC(d[4]),
+                       SWIN_ACC(d[5]), SWIN_ACC(d[6]), SWIN_ACC(d[7]), SWIN_ACC(d[8]), SWIN_ACC(d[9]),
+                       SWIN_ACC(d[10]), SWIN_ACC(d[11]), SWIN_ACC(d[12]), SWIN_ACC(d[13]), SWIN_ACC(d[14]),
+                       SWIN_ACC(d[15])
                      : "l"(a), "l"(b));
 #endif
     }
@@ -176,10 +173,10 @@ template <> struct wgmma<__nv_bfloat16, 128> {
                      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
                      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
                      "%64, %65, 1, 1, 1, 0, 0;\n"
-                     :
-                     SWIN_ACC(d[0]), SWIN_ACC(d[1]), SWIN_ACC(d[2]), SWIN_ACC(d[3]), SWIN_ACC(d[4]), SWIN_ACC(d[5]),
-                     SWIN_ACC(d[6]), SWIN_ACC(d[7]), SWIN_ACC(d[8]), SWIN_ACC(d[9]), SWIN_ACC(d[10]), SWIN_ACC(d[11]),
-                     SWIN_ACC(d[12]), SWIN_ACC(d[13]), SWIN_ACC(d[14]), SWIN_ACC(d[15])
+                     : SWIN_ACC(d[0]), SWIN_ACC(d[1]), SWIN_ACC(d[2]), SWIN_ACC(d[3]), SWIN_ACC(d[4]),
+                       SWIN_ACC(d[5]), SWIN_ACC(d[6]), SWIN_ACC(d[7]), SWIN_ACC(d[8]), SWIN_ACC(d[9]),
+                       SWIN_ACC(d[10]), SWIN_ACC(d[11]), SWIN_ACC(d[12]), SWIN_ACC(d[13]), SWIN_ACC(d[14]),
+                       SWIN_ACC(d[15])
                      : "l"(a), "l"(b));
 #endif
     }
@@ -197,11 +194,11 @@ template <> struct wgmma<__half, 192> {
                      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
                      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95}, "
                      "%96, %97, 1, 1, 1, 0, 0;\n"
-                     :
-                     SWIN_ACC(d[0]), SWIN_ACC(d[1]), SWIN_ACC(d[2]), SWIN_ACC(d[3]), SWIN_ACC(d[4]), SWIN_ACC(d[5]),
-                     SWIN_ACC(d[6]), SWIN_ACC(d[7]), SWIN_ACC(d[8]), SWIN_ACC(d[9]), SWIN_ACC(d[10]), SWIN_ACC(d[11]),
-                     SWIN_ACC(d[12]), SWIN_ACC(d[13]), SWIN_ACC(d[14]), SWIN_ACC(d[15]), SWIN_ACC(d[16]), SWIN_ACC(d[17]),
-                     SWIN_ACC(d[18]), SWIN_ACC(d[19]), SWIN_ACC(d[20]), SWIN_ACC(d[21]), SWIN_ACC(d[22]), SWIN_ACC(d[23])
+                     : SWIN_ACC(d[0]), SWIN_ACC(d[1]), SWIN_ACC(d[2]), SWIN_ACC(d[3]), SWIN_ACC(d[4]),
+                       SWIN_ACC(d[5]), SWIN_ACC(d[6]), SWIN_ACC(d[7]), SWIN_ACC(d[8]), SWIN_ACC(d[9]),
+                       SWIN_ACC(d[10]), SWIN_ACC(d[11]), SWIN_ACC(d[12]), SWIN_ACC(d[13]), SWIN_ACC(d[14]),
+                       SWIN_ACC(d[15]), SWIN_ACC(d[16]), SWIN_ACC(d[17]), SWIN_ACC(d[18]), SWIN_ACC(d[19]),
+                       SWIN_ACC(d[20]), SWIN_ACC(d[21]), SWIN_ACC(d[22]), SWIN_ACC(d[23])
                      : "l"(a), "l"(b));
 #endif
     }
@@ -219,13 +216,12 @@ template <> struct wgmma<__nv_bfloat16, 192> {
                      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
                      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95}, "
                      "%96, %97, 1, 1, 1, 0, 0;\n"
-                     :
-                     SWIN_ACC(d[0]), SWIN_ACC(d[1]), SWIN_ACC(d[2]), SWIN_ACC(d[3]), SWIN_ACC(d[4]), SWIN_ACC(d[5]),
-                     SWIN_ACC(d[6]), SWIN_ACC(d[7]), SWIN_ACC(d[8]), SWIN_ACC(d[9]), SWIN_ACC(d[10]), SWIN_ACC(d[11]),
-                     SWIN_ACC(d[12]), SWIN_ACC(d[13]), SWIN_ACC(d[14]), SWIN_ACC(d[15]), SWIN_ACC(d[16]), SWIN_ACC(d[17]),
-                     SWIN_ACC(d[18]), SWIN_ACC(d[19]), SWIN_ACC(d[20]), SWIN_ACC(d[21]), SWIN_ACC(d[22]), SWIN_ACC(d[23])
+                     : SWIN_ACC(d[0]), SWIN_ACC(d[1]), SWIN_ACC(d[2]), SWIN_ACC(d[3]), SWIN_ACC(d[4]),
+                       SWIN_ACC(d[5]), SWIN_ACC(d[6]), SWIN_ACC(d[7]), SWIN_ACC(d[8]), SWIN_ACC(d[9]),
+                       SWIN_ACC(d[10]), SWIN_ACC(d[11]), SWIN_ACC(d[12]), SWIN_ACC(d[13]), SWIN_ACC(d[14]),
+                       SWIN_ACC(d[15]), SWIN_ACC(d[16]), SWIN_ACC(d[17]), SWIN_ACC(d[18]), SWIN_ACC(d[19]),
+                       SWIN_ACC(d[20]), SWIN_ACC(d[21]), SWIN_ACC(d[22]), SWIN_ACC(d[23])
                      : "l"(a), "l"(b));
 #endif
     }
 };
-

@@ -181,6 +181,29 @@ static void test_refused(void **state)
     }
 }
 
+/* On a configuration that no file gave. */
+static void test_override_checked(void **state)
+{
+    (void)state;
+    const char *words[] = { "DATA.IMG_SIZE", "448", "MODEL.NUM_CLASSES", "7" };
+    swin_config c = swin_config_default(), before;
+    snprintf(c.name, sizeof c.name, "guessed");
+    c.heads[0] = 6, c.heads[1] = 6, c.heads[2] = 24, c.heads[3] = 48;
+    c.num_classes = 21841;
+    before = c;
+    CHECK_OK(swin_config_override(&c, &(swin_pairs){ 0, words }));
+    CHECK(swin_config_same_network(&c, &before), "no override changes something");
+    CHECK_OK(swin_config_override(&c, &(swin_pairs){ 1, words }));
+    CHECK(c.image_size == 448 && c.num_classes == 21841 && !c.classes_given && strcmp(c.name, "guessed") == 0,
+          "%d pixels, %d classes%s, %s", c.image_size, c.num_classes, c.classes_given ? " given" : "", c.name);
+    c.image_size = before.image_size;
+    CHECK(swin_config_same_network(&c, &before), "more than the image size changed");
+    CHECK_OK(swin_config_override(&c, &(swin_pairs){ 2, words }));
+    CHECK(c.num_classes == 7 && c.classes_given, "%d classes", c.num_classes);
+    words[1] = "450";
+    CHECK_FAILS(swin_config_override(&c, &(swin_pairs){ 1, words }), SWIN_ERR_VALUE, "450");
+}
+
 static void test_same_network(void **state)
 {
     (void)state;
@@ -204,6 +227,7 @@ int main(void)
         cmocka_unit_test(test_official_style), cmocka_unit_test(test_overrides),
         cmocka_unit_test(test_base),           cmocka_unit_test(test_refused),
         cmocka_unit_test(test_same_network),
+        cmocka_unit_test(test_override_checked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

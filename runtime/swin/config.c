@@ -515,5 +515,11 @@ swin_status swin_config_override(swin_config *c, const swin_pairs *overrides)
     swin_status st = read_text(&d, text, strlen(text), c->name, -1);
     free(text);
     if (st == SWIN_OK) st = apply_overrides(&d, overrides);
-    return st == SWIN_OK ? finish(c, &d) : st;
+    if (st != SWIN_OK) return st;
+    bool given = c->classes_given; /* the text spells the number out, asked for or not */
+    for (int i = 0; i < overrides->count; i++)
+        given = given || strcmp(overrides->words[2 * i], "MODEL.NUM_CLASSES") == 0;
+    SWIN_TRY(finish(c, &d));
+    c->classes_given = given;
+    return SWIN_OK;
 }

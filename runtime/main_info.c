@@ -364,6 +364,7 @@ int main(int argc, char **argv)
         if (st != SWIN_OK) code = swin_report(st);
     }
     if (o.common.json) printf("]\n");
+    free(files);
     if (fflush(stdout) != 0 || ferror(stdout))
         code = swin_report(swin_fail(SWIN_ERR_IO, "standard output: cannot write"));
     return code;

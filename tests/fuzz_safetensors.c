@@ -12,6 +12,14 @@
 
 int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size);
 
+/* As a whole network, with a head or without. */
+static void load(const swin_ckpt *ck, swin_config c)
+{
+    swin_weights w;
+    const swin_load_opts o = { .no_head = swin_ckpt_count(ck) % 2 };
+    if (swin_weights_load_from(&w, &c, ck, &o) == SWIN_OK) swin_weights_free(&w);
+}
+
 int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size)
 {
     const int fd = memfd_create("fuzz", 0);
@@ -29,7 +37,7 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size)
             if (copy) (void)swin_ckpt_read(t, copy);
             free(copy);
         }
-        (void)swin_config_guess(&c, ck);
+        load(ck, swin_config_guess(&c, ck) == SWIN_OK ? c : swin_config_default());
         swin_ckpt_close(ck);
     }
     if (fd >= 0) close(fd);

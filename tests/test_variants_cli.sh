@@ -30,7 +30,7 @@ expect() {
 }
 form() { "$tools/tool_form" "$@" || fail "tool_form $*"; }
 
-"$tools/tool_tiny" "$tmp/set" 30 || exit 1
+"$tools/tool_tiny" "$tmp/set" 10 || exit 1
 data=(--data-path "$tmp/set" --split train --quiet)
 
 # V2: two blocks, the second shifted; the last stage's window is the whole map.
@@ -44,12 +44,12 @@ form "$v2" "$tmp/v2.safetensors" official buffers
 net=(--cfg "$v2" --resume "$tmp/v2.safetensors")
 for backend in cpu ref; do
     for mode in 1 2 3; do
-        expect 0 "attn.mha_q" "$bin/swin-calib" "${net[@]}" "${data[@]}" --backend $backend --num-calib-batch 3 \
+        expect 0 "attn.mha_q" "$bin/swin-calib" "${net[@]}" "${data[@]}" --backend $backend --num-calib-batch 1 \
             --calib-batchsz 8 --int8-mode $mode --calibrator max --calib-output-path "$tmp/v2.h5"
         grep -q "78 sites" "$tmp/out" || fail "V2 has not 78 sites: $(tail -1 "$tmp/out")"
         expect 0 "int8-sim" "$bin/swin-eval" "${net[@]}" "${data[@]}" --backend $backend --calib "$tmp/v2.h5" \
             --precision fp32,fp16,bf16,int8,int8-sim
-        # SQNR is the last column. Trained-like weights, 30 images: each precision is near fp32, the integer ones near each other.
+        # SQNR is the last column. Trained-like weights, 10 images: each precision is near fp32, the integer ones near each other.
         awk -v what="V2 on $backend, mode $mode" '
             $NF ~ /^[0-9.]+$/ { sub(/\*$/, "", $1); db[$1] = $NF }
             END {
@@ -93,7 +93,7 @@ form "$v1" "$tmp/body.safetensors" timm no-head
 expect 1 "no classification head" "$bin/swin-eval" --resume "$tmp/body.safetensors" "${data[@]}"
 expect 1 "no-head" "$bin/swin-calib" --resume "$tmp/body.safetensors" "${data[@]}" --calib-output-path "$tmp/body.h5"
 expect 0 "72 sites" "$bin/swin-calib" --no-head --resume "$tmp/body.safetensors" "${data[@]}" --backend cpu \
-    --num-calib-batch 2 --calib-output-path "$tmp/body.h5"
+    --num-calib-batch 1 --calib-output-path "$tmp/body.h5"
 expect 0 "no head" "$bin/swin-info" "$tmp/body.safetensors"
 expect 0 "72 sites" "$bin/swin-info" "$tmp/body.h5"
 
@@ -106,7 +106,7 @@ expect 0 "21841 classes" "$bin/swin-info" "$tmp/22k.safetensors"
 expect 1 "--map22k FILE" "$bin/swin-eval" --resume "$tmp/22k.safetensors" "${data[@]}"
 expect 0 acc@1 "$bin/swin-eval" --resume "$tmp/22k.safetensors" --map22k "$tmp/map.txt" "${data[@]}" --backend cpu --precision fp32
 expect 0 "72 sites" "$bin/swin-calib" --resume "$tmp/22k.safetensors" --map22k "$tmp/map.txt" "${data[@]}" --backend cpu \
-    --num-calib-batch 2 --calib-output-path "$tmp/22k.h5"
+    --num-calib-batch 1 --calib-output-path "$tmp/22k.h5"
 expect 0 acc@1 "$bin/swin-eval" --resume "$tmp/22k.safetensors" --map22k "$tmp/map.txt" "${data[@]}" --backend cpu \
     --calib "$tmp/22k.h5" --precision fp32,int8-sim
 expect 1 "20000 of a head that has 5" "$bin/swin-eval" --resume "$tmp/v1.safetensors" --map22k "$tmp/map.txt" "${data[@]}"

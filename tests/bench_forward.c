@@ -121,7 +121,9 @@ static void report_integer(const runner *r, const swin_config *c)
     const double t = median(integer, n), ops = 2 * work_of(c) * r->o->batch;
     printf("forward_ms %.2f\nint8_ms %.2f\nint8_speedup %.3f\n", 1e3 * median(plain, n), 1e3 * t,
            median(ratio, n));
+    const double peak = bench_s8_peak() * r->o->threads;
     printf("int8_images_per_s %.2f\nint8_gops %.1f\n", r->o->batch / t, ops / t / 1e9);
+    printf("int8_peak_gops %.1f\nshare_of_int8_peak %.3f\n", peak / 1e9, ops / t / peak);
     if (!r->o->profile) return;
     bench_profile_clear();
     for (int i = 0; i < 3; i++) timed_net(r, r->integer, NULL);

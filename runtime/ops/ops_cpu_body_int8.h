@@ -211,38 +211,54 @@ typedef struct finish_span {
     int64_t from, n; /* first column of the matrix product, columns */
 } finish_span;
 
-ALWAYS_INLINE vf value_of(const finish_span *f, int r, int64_t c, bool after)
+/* What one vector of columns needs on every row. */
+typedef struct column {
+    vf scale, bias;
+    const int32_t *sums;
+    int left; /* columns of the span from here on */
+} column;
+
+ALWAYS_INLINE column column_of(const finish_span *f, int64_t c)
 {
-    const swin_cpu_linear_s8 *j = f->j;
-    vf v = __builtin_convertvector(vi_load(f->tile + r * COLS + c), vf) *
-           (vf_load(j->scale + f->from + c) * j->x_scale);
+    return (column){ .scale = vf_load(f->j->scale + f->from + c) * f->j->x_scale,
+                     .bias = vf_load(f->j->bias + f->from + c),
+                     .sums = f->tile + c,
+                     .left = (int)(f->n - c) };
+}
+
+ALWAYS_INLINE vf value_of(const finish_span *f, const column *c, int r, bool after)
+{
+    vf v = __builtin_convertvector(vi_load(c->sums + r * COLS), vf) * c->scale;
     if (after) {
-        const vf code = vf_min(vf_max(v * j->after_inverse, vf_set(-127.0f)), vf_set(127.0f));
-        v = __builtin_convertvector(vf_round_int(code), vf) * j->after_scale;
+        const vf code = vf_min(vf_max(v * f->j->after_inverse, vf_set(-127.0f)), vf_set(127.0f));
+        v = __builtin_convertvector(vf_round_int(code), vf) * f->j->after_scale;
     }
-    return v + vf_load(j->bias + f->from + c);
+    return v + c->bias;
 }
 
 ALWAYS_INLINE void span_f32(const finish_span *f, float *const *y, bool after, bool gelu, bool residual)
 {
-    for (int r = 0; r < f->rows; r++)
-        for (int64_t c = 0; c < f->n; c += VL) {
-            const int left = f->n - c < VL ? (int)(f->n - c) : VL;
-            vf v = value_of(f, r, c, after);
+    for (int64_t at = 0; at < f->n; at += VL) {
+        const column c = column_of(f, at);
+        for (int r = 0; r < f->rows; r++) {
+            vf v = value_of(f, &c, r, after);
             if (gelu) v = vf_gelu(v);
-            if (residual) v = vf_load_n(y[r] + c, left) + v;
-            vf_store_n(y[r] + c, v, left);
+            if (residual) v = vf_load_n(y[r] + at, c.left) + v;
+            vf_store_n(y[r] + at, v, c.left);
         }
+    }
 }
 
 ALWAYS_INLINE void span_s8(const finish_span *f, int8_t *y, int64_t ld, const coder *q, bool after, bool gelu)
 {
-    for (int r = 0; r < f->rows; r++, y += ld)
-        for (int64_t c = 0; c < f->n; c += VL) {
-            vf v = value_of(f, r, c, after);
+    for (int64_t at = 0; at < f->n; at += VL) {
+        const column c = column_of(f, at);
+        for (int r = 0; r < f->rows; r++) {
+            vf v = value_of(f, &c, r, after);
             if (gelu) v = vf_gelu(v);
-            store_codes(y + c, coded(q, v), f->n - c < VL ? (int)(f->n - c) : VL);
+            store_codes(y + r * ld + at, coded(q, v), c.left);
         }
+    }
 }
 
 static void finish_codes(const finish_span *f, int8_t *y, const swin_tensor *t)

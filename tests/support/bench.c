@@ -51,6 +51,47 @@ double bench_fma_peak(void)
     return best;
 }
 
+#if defined(__x86_64__)
+/* The same 12 chains; `per` operations of a lane and step. */
+#define S8_LOOP(name, type, set, dot, lanes, per, isa)                                                       \
+    __attribute__((target(isa))) static double s8_##name(long rounds)                                        \
+    {                                                                                                        \
+        type sum[12], x = set(0x01020304), y = set(0x01fe0102);                                              \
+        int out[16];                                                                                         \
+        for (int i = 0; i < 12; i++) sum[i] = set(i);                                                        \
+        const double start = bench_now();                                                                    \
+        for (long r = 0; r < rounds; r++)                                                                    \
+            for (int i = 0; i < 12; i++) sum[i] = dot(sum[i], x, y);                                         \
+        const double seconds = bench_now() - start;                                                          \
+        for (int i = 1; i < 12; i++) sum[0] = dot(sum[0], sum[i], y);                                        \
+        memcpy(out, &sum[0], sizeof sum[0]);                                                                 \
+        return out[0] != 1 ? (double)rounds * 12 * (per) * (lanes) / seconds : 0;                            \
+    }
+#define MADD512(s, a, b) _mm512_add_epi32(s, _mm512_madd_epi16(a, b))
+#define MADD256(s, a, b) _mm256_add_epi32(s, _mm256_madd_epi16(a, b))
+S8_LOOP(vnni, __m512i, _mm512_set1_epi32, _mm512_dpbusd_epi32, 16, 8, "avx512f,avx512vnni")
+S8_LOOP(avx512, __m512i, _mm512_set1_epi32, MADD512, 16, 4, "avx512f,avx512bw")
+S8_LOOP(avx2, __m256i, _mm256_set1_epi32, MADD256, 8, 4, "avx2")
+#endif
+
+double bench_s8_peak(void)
+{
+    double best = 0;
+#if defined(__x86_64__)
+    for (int i = 0; i < 5; i++) {
+        double v = 0;
+        if (__builtin_cpu_supports("avx512vnni"))
+            v = s8_vnni(2000000);
+        else if (__builtin_cpu_supports("avx512bw"))
+            v = s8_avx512(2000000);
+        else if (__builtin_cpu_supports("avx2"))
+            v = s8_avx2(2000000);
+        best = v > best ? v : best;
+    }
+#endif
+    return best;
+}
+
 /* ---- time by operator --------------------------------------------------------------------------------------------- */
 enum {
     LINEAR,

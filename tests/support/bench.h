@@ -13,6 +13,9 @@ double bench_now(void);
  * vectors of this processor. */
 double bench_fma_peak(void);
 
+/* The same of int8 products summed in INT32: with VNNI where there is it, else with 16-bit ones. */
+double bench_s8_peak(void);
+
 /* From begin to end, the device's operators are timed from outside; a net made meanwhile is timed for its life. One profile
  * at a time. print clears the sums. */
 void bench_profile_begin(swin_dev *dev);

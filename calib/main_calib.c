@@ -2,7 +2,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "calib/from_checkpoint.h"
 #include "calib/report.h"
@@ -10,6 +9,7 @@
 #include "runtime/base/field.h"
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
+#include "runtime/base/output.h"
 #include "runtime/swin/session.h"
 
 typedef struct options {
@@ -78,20 +78,13 @@ static swin_status output_path(char **path, const char *given, const swin_config
     return *path ? SWIN_OK : swin_fail(SWIN_ERR_MEM, "no memory for a file name");
 }
 
-/* Minutes of work should not end at a missing folder. */
-static swin_status check_folder(const char *flag, const char *path)
+/* Minutes of work should not end at a missing folder, nor on a file that is needed. */
+static swin_status check_output(const options *o, const char *flag, const char *path)
 {
-    if (!*path) return swin_fail(SWIN_ERR_USAGE, "%s: an empty name", flag);
-    const char *slash = strrchr(path, '/');
-    char *folder = slash ? swin_format("%.*s", slash == path ? 1 : (int)(slash - path), path) : strdup(".");
-    if (!folder) return swin_fail(SWIN_ERR_MEM, "no memory for a file name");
-    swin_status st = SWIN_OK;
-    if (!swin_is_dir(folder))
-        st = swin_fail(SWIN_ERR_USAGE, "%s %s: the folder %s is not there", flag, path, folder);
-    else if (access(folder, W_OK) != 0)
-        st = swin_fail(SWIN_ERR_USAGE, "%s %s: the folder %s cannot be written", flag, path, folder);
-    free(folder);
-    return st;
+    const swin_file_use inputs[] = { { "--cfg", o->common.cfg },
+                                     { "--resume", o->common.resume },
+                                     { "--map22k", o->common.map22k } };
+    return swin_output_check(flag, path, inputs, SWIN_COUNT(inputs));
 }
 
 static swin_status check(const options *o)
@@ -103,9 +96,9 @@ static swin_status check(const options *o)
     else if (o->common.data_path)
         swin_note("--data-path %s: not read, --from-checkpoint needs no images", o->common.data_path);
     if (o->report) SWIN_TRY(swin_calib_report_check(o->report));
-    if (o->report) SWIN_TRY(check_folder("--report", o->report));
+    if (o->report) SWIN_TRY(check_output(o, "--report", o->report));
     return swin_is_dir(o->calib_output_path) ? SWIN_OK
-                                             : check_folder("--calib-output-path", o->calib_output_path);
+                                             : check_output(o, "--calib-output-path", o->calib_output_path);
 }
 
 static swin_sample sample_of(const char *name)
@@ -180,6 +173,9 @@ static swin_status calibrate(const options *o)
     SWIN_TRY(swin_session_open(&s, &o->common, !o->from_checkpoint));
     const double opened = swin_now();
     swin_status st = output_path(&path, o->calib_output_path, &s.config);
+    if (st == SWIN_OK) st = check_output(o, "--calib-output-path", path); /* in a folder, too */
+    if (st == SWIN_OK && o->report)
+        st = swin_output_apart("--report", o->report, &(swin_file_use){ "--calib-output-path", path }, 1);
     if (st == SWIN_OK) st = o->from_checkpoint ? take(&f, o, &s) : observe(&f, o, &s);
     const double ran = swin_now();
     if (st == SWIN_OK) st = swin_check_interrupt();

@@ -7,6 +7,7 @@
 #include "quant/export.h"
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
+#include "runtime/base/output.h"
 #include "runtime/swin/checkpoint.h"
 #include "runtime/swin/session.h"
 
@@ -157,6 +158,17 @@ static void say(const options *o)
     if (o->weights_out) printf("weights: %s\n", o->weights_out);
 }
 
+/* No result takes the place of a file that is read, or of the other result. */
+static swin_status check_outputs(const options *o)
+{
+    const swin_file_use files[] = { { "--weights-out", o->weights_out }, { "--calib", o->calib },
+                                    { "--cfg", o->common.cfg },          { "--resume", o->common.resume },
+                                    { "--map22k", o->common.map22k },    { "--name-map", o->name_map } };
+    if (o->weights_out)
+        SWIN_TRY(swin_output_check("--weights-out", o->weights_out, files + 1, SWIN_COUNT(files) - 1));
+    return o->output ? swin_output_apart("--output", o->output, files, SWIN_COUNT(files)) : SWIN_OK;
+}
+
 static swin_status run(state *s, const options *o)
 {
     const swin_export_format *format = o->format ? swin_export_find(o->format) : NULL;
@@ -165,6 +177,7 @@ static swin_status run(state *s, const options *o)
     if (!format && !o->weights_out)
         return swin_fail(SWIN_ERR_USAGE, "--format is needed (--list names the formats)");
     if (format && !o->output) return swin_fail(SWIN_ERR_USAGE, "--output is needed");
+    SWIN_TRY(check_outputs(o));
     s->job = (swin_export_job){ .output = o->output,
                                 .weights_out = o->weights_out != NULL,
                                 .trt_version = o->trt_version,

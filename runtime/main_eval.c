@@ -2,10 +2,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
+#include "runtime/base/output.h"
 #include "runtime/main_eval.h"
 
 #define F(member, kind, lo, hi, arg, help, choices)                                                          \
@@ -68,26 +68,22 @@ static swin_status each_path(const char *list, path_fn fn, void *user)
     return st;
 }
 
-/* Find out before the work, not after it, that a result has nowhere to go. */
-static swin_status check_output(const char *flag, const char *path)
+static swin_status check_output(const eval_options *o, const char *flag, const char *path)
 {
-    const char *slash = strrchr(path, '/');
-    char *folder = !slash ? strdup(".") : strndup(path, slash == path ? 1 : (size_t)(slash - path));
-    if (!folder) return swin_fail(SWIN_ERR_MEM, "no memory for a file name");
-    swin_status st = SWIN_OK;
-    if (swin_is_dir(path))
-        st = swin_fail(SWIN_ERR_USAGE, "%s %s: is a folder, a file name is needed", flag, path);
-    else if (!swin_is_dir(folder) || access(folder, W_OK) != 0)
-        st = swin_fail(SWIN_ERR_USAGE, "%s %s: cannot write in %s", flag, path, folder);
-    free(folder);
-    return st;
+    const swin_file_use inputs[] = { { "--cfg", o->common.cfg },
+                                     { "--resume", o->common.resume },
+                                     { "--map22k", o->common.map22k },
+                                     { "--calib", o->calib } };
+    return swin_output_check(flag, path, inputs, SWIN_COUNT(inputs));
 }
 
 static swin_status check_report(void *user, const char *path)
 {
-    (void)user;
+    const eval_options *o = user;
+    const swin_file_use dump = { "--dump", o->dump };
     SWIN_TRY(swin_eval_report_check_path(path));
-    return check_output("--report", path);
+    SWIN_TRY(check_output(o, "--report", path));
+    return swin_output_apart("--report", path, &dump, 1);
 }
 
 static swin_status write_report(void *user, const char *path)
@@ -175,8 +171,9 @@ static swin_status evaluate(const eval_options *o)
     if (o->common.cfg) SWIN_TRY(swin_need_file("--cfg", o->common.cfg));
     SWIN_TRY(swin_need_file("--resume", o->common.resume));
     SWIN_TRY(swin_need_path("--data-path", o->common.data_path));
-    SWIN_TRY(each_path(o->report, check_report, NULL));
-    if (o->dump) SWIN_TRY(check_output("--dump", o->dump));
+    if (o->calib) SWIN_TRY(swin_need_file("--calib", o->calib));
+    SWIN_TRY(each_path(o->report, check_report, (void *)o));
+    if (o->dump) SWIN_TRY(check_output(o, "--dump", o->dump));
     swin_status st = eval_job_choose(&j);
     if (st == SWIN_OK) st = eval_job_open(&j);
     if (st == SWIN_OK) st = eval_job_run(&j);

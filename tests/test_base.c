@@ -9,6 +9,7 @@
 #include "runtime/base/file.h"
 #include "runtime/base/h5.h"
 #include "runtime/base/half.h"
+#include "runtime/base/output.h"
 #include "runtime/base/pool.h"
 #include "runtime/base/sha256.h"
 
@@ -104,6 +105,31 @@ static void test_files(void **state)
         assert_string_equal((char *)data, "first");
         free(data);
     }
+    swin_scratch_remove(dir);
+}
+
+static void test_outputs(void **state)
+{
+    (void)state;
+    char *dir = swin_scratch_make("outputs"), in[4200], link[4200], fifo[4200], dotted[4300], fresh[4200];
+    snprintf(in, sizeof in, "%s/in", dir);
+    snprintf(link, sizeof link, "%s/link", dir);
+    snprintf(fifo, sizeof fifo, "%s/fifo", dir);
+    snprintf(fresh, sizeof fresh, "%s/fresh", dir);
+    snprintf(dotted, sizeof dotted, "%s/./fresh", dir);
+    CHECK_OK(swin_write_file(in, "first", 5));
+    CHECK(symlink(in, link) == 0 && mkfifo(fifo, 0600) == 0, "link and pipe");
+    const swin_file_use uses[] = { { "--unset", NULL }, { "--in", in }, { "--fresh", dotted } };
+    CHECK_OK(swin_output_check("--out", fresh, uses, 2));
+    CHECK_FAILS(swin_output_check("--out", fresh, uses, 3), SWIN_ERR_USAGE, "--fresh's");
+    CHECK_FAILS(swin_output_check("--out", in, uses, 3), SWIN_ERR_USAGE, "--in's");
+    CHECK_FAILS(swin_output_check("--out", link, uses, 3), SWIN_ERR_USAGE, "--in's");
+    CHECK_FAILS(swin_output_check("--out", fifo, uses, 3), SWIN_ERR_USAGE, "no ordinary file");
+    CHECK_FAILS(swin_output_check("--out", dir, uses, 3), SWIN_ERR_USAGE, "folder");
+    CHECK_FAILS(swin_output_check("--out", "", uses, 3), SWIN_ERR_USAGE, "--out");
+    CHECK_FAILS(swin_output_check("--out", "/nonexistent-folder/x", uses, 3), SWIN_ERR_USAGE, "not there");
+    CHECK_FAILS(swin_write_file(fifo, "a", 1), SWIN_ERR_IO, "no ordinary file");
+    CHECK(access(fifo, F_OK) == 0, "the pipe is still there");
     swin_scratch_remove(dir);
 }
 
@@ -276,9 +302,9 @@ static void test_messages(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_fields), cmocka_unit_test(test_field_errors), cmocka_unit_test(test_files),
-        cmocka_unit_test(test_halves), cmocka_unit_test(test_pool),         cmocka_unit_test(test_sha256),
-        cmocka_unit_test(test_h5),     cmocka_unit_test(test_messages),
+        cmocka_unit_test(test_fields),  cmocka_unit_test(test_field_errors), cmocka_unit_test(test_files),
+        cmocka_unit_test(test_outputs), cmocka_unit_test(test_halves),       cmocka_unit_test(test_pool),
+        cmocka_unit_test(test_sha256),  cmocka_unit_test(test_h5),           cmocka_unit_test(test_messages),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -49,6 +49,10 @@ expect 2 "--recover" "${common[@]}" --recover equalize,,bias
 expect 2 "--calib-output-path" "${common[@]}" --calib-output-path "$tmp/none/f.h5"
 expect 2 "--report" "${common[@]}" --report "$tmp/r.txt"
 expect 2 "--no-such-flag" "${common[@]}" --no-such-flag
+cp "$tmp/set/model.safetensors" "$tmp/precious"
+expect 2 "--resume's" "${common[@]}" --resume "$tmp/precious" --calib-output-path "$tmp/./precious"
+expect 2 "--calib-output-path's" "${common[@]}" --report "$tmp/r.json" --calib-output-path "$tmp/r.json"
+same "a checkpoint named as output" "$tmp/set/model.safetensors" "$tmp/precious"
 expect 0 "--num-calib-batch" --help
 # Failure: exit 1.
 expect 1 "wrong" "${model[@]}" --data-path "$tmp/set" --split wrong --calib-output-path "$tmp/f.h5"
@@ -104,6 +108,21 @@ for signal in INT TERM KILL; do
     [[ $signal = KILL || $rc -eq 130 ]] || fail "SIG$signal: exit $rc"
     same "SIG$signal" "$tmp/a.h5" "$tmp/old.h5"
     [[ -e $tmp/old.h5.tmp ]] && fail "SIG$signal left $tmp/old.h5.tmp"
+done
+
+# A disk that is full early, in the middle, at the end: exit 1, the old file is untouched.
+expect 0 "72 sites" "${common[@]}" --recover none --calib-output-path "$tmp/n.h5"
+for size in 1 40 $(($(wc -c <"$tmp/n.h5") / 1024 - 1)); do
+    cp "$tmp/a.h5" "$tmp/old.h5"
+    (
+        trap '' XFSZ
+        ulimit -f "$size"
+        exec "$bin/swin-calib" "${common[@]}" --recover none --calib-output-path "$tmp/old.h5" >/dev/null 2>"$tmp/err"
+    )
+    rc=$?
+    [[ $rc -eq 1 ]] || fail "a disk full after $size kB: exit $rc"
+    same "a disk full after $size kB" "$tmp/a.h5" "$tmp/old.h5"
+    [[ -e $tmp/old.h5.tmp ]] && fail "a disk full after $size kB left $tmp/old.h5.tmp"
 done
 
 [[ $failed -eq 0 ]] && echo "all as expected"

@@ -149,6 +149,8 @@ expect 1 "checkpoint" --cfg "$cfg" --resume "$tmp/other.safetensors" --data-path
     --calib "$tmp/calib.h5"
 head -c 3000 "$tmp/calib.h5" >"$tmp/cut.h5"
 expect 1 "cut.h5" "$@" --calib "$tmp/cut.h5"
+expect 2 "--calib's" "$@" --calib "$tmp/calib.h5" --dump "$tmp/calib.h5"
+expect 2 "--dump's" "$@" --report "$tmp/one.json" --dump "$tmp/one.json"
 expect 1 "head" "$@" --opts MODEL.NUM_CLASSES 11
 
 # ---- numbers that cannot be ranked ---------------------------------------------------------------

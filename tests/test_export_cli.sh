@@ -54,6 +54,7 @@ expect 2 "--format nothing" "${x[@]}" --calib "$tmp/m1.h5" --format nothing --ou
 expect 2 "--output" "${x[@]}" --calib "$tmp/m1.h5" --format csv
 expect 2 "--calib" "${x[@]}" --format csv --output "$tmp/x"
 expect 2 "--calib" "${x[@]}" --calib "$tmp/none.h5" --format csv --output "$tmp/x"
+expect 2 "--calib's" "${x[@]}" --calib "$tmp/m1.h5" --format csv --output "$tmp/m1.h5"
 expect 2 "--resume" "${x[@]}" --calib "$tmp/m1.h5" --format onnx-qdq --output "$tmp/x"
 expect 2 "--resume" "${x[@]}" --cfg $cfg --format onnx-float --output "$tmp/x"
 expect 2 "--trt-version" "${x[@]}" --calib "$tmp/m1.h5" --format tensorrt-cache --output "$tmp/x" --trt-version 12

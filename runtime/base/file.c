@@ -84,6 +84,11 @@ swin_status swin_outfile_open(swin_outfile *o, const char *path)
 swin_status swin_commit_tmp(const char *tmp, const char *path)
 {
     int reason = 0;
+    struct stat s;
+    if (stat(path, &s) == 0 && !S_ISREG(s.st_mode)) { /* a device must not become a file */
+        unlink(tmp);
+        return swin_fail(SWIN_ERR_IO, "%s: cannot write: it is no ordinary file", path);
+    }
     const int fd = open(tmp, O_RDONLY | O_CLOEXEC);
     if (fd < 0 || fsync(fd) != 0) reason = errno;
     if (fd >= 0) close(fd);

@@ -62,6 +62,8 @@ static swin_status bad(const swin_h5 *f, const char *what, const char *at, const
 
 static swin_h5 *new_handle(const char *path)
 {
+    /* Its work at exit closes what is still open and crashes on a file whose disk was full; we close all we open. */
+    H5dont_atexit();
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL); /* our messages, not HDF5's stack */
     swin_h5 *f = calloc(1, sizeof *f);
     if (!f) return NULL;

@@ -79,8 +79,12 @@ static void state_free(state *s)
 static swin_status open_config(state *s, const options *o)
 {
     if (o->common.cfg) {
+        swin_config *c = &s->session.config;
         SWIN_TRY(swin_need_file("--cfg", o->common.cfg));
-        return swin_config_load(&s->session.config, o->common.cfg, &o->common.opts);
+        SWIN_TRY(swin_config_load(c, o->common.cfg, &o->common.opts));
+        if (!c->classes_given)
+            c->num_classes = s->calib.config.num_classes; /* taken from a head, then and now */
+        return SWIN_OK;
     }
     if (o->common.opts.count > 0)
         return swin_fail(SWIN_ERR_USAGE, "--opts: overrides keys of --cfg, which is not given");

@@ -47,6 +47,10 @@ for format in $formats; do
     diff -r "$file" "$tmp/other/${file##*/}" >/dev/null || fail "$format: other bytes the second time"
 done
 echo "$(echo "$formats" | wc -l) formats written twice"
+# a configuration that leaves the number of classes open takes it from the head, as the calibration did
+sed /NUM_CLASSES/d $cfg >"$tmp/open.yaml"
+export_to onnx-qdq "$tmp/other/open" --resume $ckpt --cfg "$tmp/open.yaml" || fail "open.yaml: $(cat "$tmp/err")"
+cmp "$tmp/a_onnx-qdq" "$tmp/other/open" || fail "onnx-qdq: other bytes with NUM_CLASSES left out"
 
 x=("$bin/swin-export")
 expect 2 "--format" "${x[@]}" --calib "$tmp/m1.h5"

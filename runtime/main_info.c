@@ -130,7 +130,11 @@ static void print_network(const checkpoint_info *info)
     for (int i = 0; i < n; i++)
         printf("  %s       configs/%s.yaml%s\n", i ? "      " : "--cfg ", names[i],
                i == 0 && info->fits ? " (may be left out)" : "");
-    if (!n && info->fits) printf("  --cfg        may be left out: the tensors determine the network\n");
+    if (!n && info->fits)
+        printf(
+            "  --cfg        may be left out: the tensors determine the network, and where they hold no mask "
+            "%d is the smallest image for its windows\n",
+            c->image_size);
 }
 
 static void print_checkpoint(const checkpoint_info *info, const swin_ckpt *ck, const char *path, bool list)

@@ -325,6 +325,7 @@ static model trained_model(swin_calib_file *f, const char *weights, const char *
 {
     model m = { .config = swin_config_default() };
     const char *words[] = { "MODEL.NUM_CLASSES", "200" };
+    const char sha[SWIN_SHA256_HEX] = "of nothing";
     swin_calib_timing timing;
     const swin_calib_opts o = { .data_path = data,
                                 .split = "train",
@@ -336,7 +337,7 @@ static model trained_model(swin_calib_file *f, const char *weights, const char *
     CHECK_OK(swin_config_load(&m.config, SWIN_SOURCE_DIR "/configs/swin_tiny_patch4_window7_224.yaml",
                               &(swin_pairs){ 1, words }));
     CHECK_OK(swin_weights_load(&m.weights, &m.config, weights));
-    CHECK_OK(swin_calib_run(f, backends_under_test[backend_count - 1].dev, &m.config, &m.weights, "", &o,
+    CHECK_OK(swin_calib_run(f, backends_under_test[backend_count - 1].dev, &m.config, &m.weights, sha, &o,
                             &timing));
     load_images(&m, data, "val", EVALUATED);
     return m;

@@ -32,11 +32,13 @@ say() { echo "== [$((SECONDS - start)) s] $*"; }
 # A virtual environment with what the comparisons import; the toolkit itself never needs Python.
 make_venv() {
     [[ -x .venv/bin/python ]] || python3 -m venv .venv
-    .venv/bin/python -c 'import numpy, h5py, PIL, onnx, onnxruntime, safetensors, openvino, torch' 2>/dev/null && return
+    .venv/bin/python -c 'import numpy, h5py, PIL, onnx, onnxruntime, safetensors, openvino, torch, timm' 2>/dev/null && return
     .venv/bin/python -m pip install --quiet numpy h5py pillow onnx onnxruntime safetensors
     .venv/bin/python -m pip install --quiet openvino || echo "no openvino here: its comparisons are skipped and counted"
-    .venv/bin/python -m pip install --quiet torch --index-url https://download.pytorch.org/whl/cpu ||
-        .venv/bin/python -m pip install --quiet torch
+    .venv/bin/python -m pip install --quiet torch torchvision --index-url https://download.pytorch.org/whl/cpu ||
+        .venv/bin/python -m pip install --quiet torch torchvision
+    .venv/bin/python -m pip install --quiet timm transformers ||
+        echo "no timm or transformers here: their comparisons are skipped and counted"
 }
 
 # run_ctest FOLDER ctest-flags...: output to FOLDER/ctest.log; failures in full. Returns ctest's status.

@@ -343,6 +343,39 @@ static model trained_model(swin_calib_file *f, const char *weights, const char *
     return m;
 }
 
+/* Whole variants, with seeded weights: minutes, so on request. */
+static void test_blocks_variants(void **state)
+{
+    (void)state;
+    static const char *const names[] = { "swinv2_tiny_patch4_window8_256", "swinv2_base_patch4_window16_256",
+                                         "swin_base_patch4_window12_384_finetune" };
+    const backend *b = &backends_under_test[backend_count - 1];
+    if (!getenv("SWIN_TEST_VARIANTS")) {
+        print_message("skipped: SWIN_TEST_VARIANTS asks for whole variants\n");
+        skip();
+    }
+    for (size_t i = 0; i < SWIN_COUNT(names); i++) {
+        model m = { 0 };
+        char path[512];
+        snprintf(path, sizeof path, "%s/configs/%s.yaml", SWIN_SOURCE_DIR, names[i]);
+        CHECK_OK(swin_config_load(&m.config, path, NULL));
+        CHECK_OK(swin_trained_weights(&m.weights, &m.config, 7));
+        noise_images(&m, 2, 203);
+        for (int mode = 1; mode <= MODES; mode++) {
+            swin_calib_file f;
+            CHECK_OK(
+                swin_ranges_of(&f, b->dev, &m.config, &m.weights, m.images, m.count, (swin_int8_mode)mode));
+            reference r;
+            reference_make(&r, &m, &f, SWIN_PER_CHANNEL);
+            print_message("%s mode %d %s: worst block %.1f dB\n", names[i], mode, b->label,
+                          check_blocks(b, &r));
+            reference_free(&r);
+            swin_calib_file_free(&f);
+        }
+        model_free(&m);
+    }
+}
+
 static void run_in_batches(const model *m, swin_net *net, swin_sim *sim, float *logits)
 {
     for (int at = 0; at < m->count; at += 8) {
@@ -417,9 +450,10 @@ static void test_trained(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_blocks_demo), cmocka_unit_test(test_blocks_v1),
-        cmocka_unit_test(test_blocks_v2),   cmocka_unit_test(test_blocks_mixed),
-        cmocka_unit_test(test_split),       cmocka_unit_test(test_trained),
+        cmocka_unit_test(test_blocks_demo),     cmocka_unit_test(test_blocks_v1),
+        cmocka_unit_test(test_blocks_v2),       cmocka_unit_test(test_blocks_mixed),
+        cmocka_unit_test(test_split),           cmocka_unit_test(test_trained),
+        cmocka_unit_test(test_blocks_variants),
     };
     return cmocka_run_group_tests(tests, open_backends_under_test, close_backends_under_test);
 }

@@ -104,6 +104,10 @@ static void test_overrides(void **state)
         { "MODEL.NUM_CLASSES", "many", "'many'" },
         { "MODEL.NUM_CLASSES", "12x", "'12x'" },
         { "MODEL.SWIN.DEPTHS", "[]", "not a list" },
+        { "MODEL.SWIN.DEPTHS", "", "not a list" },
+        { "MODEL.SWIN.DEPTHS", "[", "'['" },
+        { "MODEL.SWIN.DEPTHS", "[2,2,6,2", "'[2'" },
+        { "MODEL.SWIN.DEPTHS", "2,2,6,2]", "'2]'" },
         { "MODEL.SWIN", "5", "holds keys" },
         { "NOTHING.LIKE.IT", "5", "NOTHING.LIKE.IT" },
         { "TEST.CROP", "1", "true nor false" },
@@ -195,7 +199,8 @@ static void test_override_checked(void **state)
     CHECK(swin_config_same_network(&c, &before), "no override changes something");
     CHECK_OK(swin_config_override(&c, &(swin_pairs){ 1, words }));
     CHECK(c.image_size == 448 && c.num_classes == 21841 && !c.classes_given && strcmp(c.name, "guessed") == 0,
-          "%d pixels, %d classes%s, %s", c.image_size, c.num_classes, c.classes_given ? " given" : "", c.name);
+          "%d pixels, %d classes%s, %s", c.image_size, c.num_classes, c.classes_given ? " given" : "",
+          c.name);
     c.image_size = before.image_size;
     CHECK(swin_config_same_network(&c, &before), "more than the image size changed");
     CHECK_OK(swin_config_override(&c, &(swin_pairs){ 2, words }));
@@ -226,8 +231,7 @@ int main(void)
         cmocka_unit_test(test_defaults),       cmocka_unit_test(test_official),
         cmocka_unit_test(test_official_style), cmocka_unit_test(test_overrides),
         cmocka_unit_test(test_base),           cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_same_network),
-        cmocka_unit_test(test_override_checked),
+        cmocka_unit_test(test_same_network),   cmocka_unit_test(test_override_checked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -169,8 +169,12 @@ static swin_status set_ints(int_list *out, const char *text)
     if (strlen(text) >= sizeof copy) return swin_fail(SWIN_ERR_FORMAT, "list too long");
     strcpy(copy, text);
     *out = (int_list){ 0 };
-    char *save = NULL;
-    for (char *w = strtok_r(copy, "[](), \t", &save); w; w = strtok_r(NULL, "[](), \t", &save)) {
+    char *save = NULL, *list = copy, *const last = copy + strlen(copy) - (*copy != '\0');
+    if ((*copy == '[' && *last == ']') || (*copy == '(' && *last == ')')) {
+        *last = '\0';
+        list++;
+    }
+    for (char *w = strtok_r(list, ", \t", &save); w; w = strtok_r(NULL, ", \t", &save)) {
         if (out->count == SWIN_MAX_STAGES)
             return swin_fail(SWIN_ERR_VALUE, "more than %d stages in '%s'", SWIN_MAX_STAGES, text);
         SWIN_TRY(set_int(&out->v[out->count++], w));

@@ -46,7 +46,7 @@ static const swin_field fields[] = {
       "exact|compat"),
     F(recover, STR, 0, 0, "NAME",
       "accuracy recovery without training: none, fast, best, or its methods by name, separated by commas: "
-      "equalize, ranges, bias",
+      "equalize, ranges, round, bias",
       NULL),
     { "Checkpoints:", SWIN_FIELD_HEADING, 0, 0, 0, NULL, NULL, NULL },
     F(from_checkpoint, BOOL, 0, 0, NULL,

@@ -9,13 +9,11 @@
 #include "runtime/base/log.h"
 #include "runtime/swin/accuracy.h"
 
-extern const swin_recover_method swin_recover_equalize, swin_recover_ranges, swin_recover_bias;
+extern const swin_recover_method swin_recover_equalize, swin_recover_ranges, swin_recover_round,
+    swin_recover_bias;
 
 static const swin_recover_method *const methods[] = {
-    &swin_recover_equalize,
-    &swin_recover_ranges,
-    &swin_recover_bias,
-    NULL,
+    &swin_recover_equalize, &swin_recover_ranges, &swin_recover_round, &swin_recover_bias, NULL,
 };
 
 const swin_recover_method *const *swin_recover_methods(void)

@@ -10,16 +10,8 @@ swin_status swin_plan_create(swin_plan *p, const swin_calib_file *f, swin_granul
     p->sites = sites;
     for (int i = 0; i < f->nsites; i++) {
         const swin_site_record *r = &f->sites[i];
-        if (r->factor) {
-            char name[SWIN_SITE_NAME_MAX];
-            swin_site_name(r->site, name);
-            swin_plan_free(p);
-            return swin_fail(SWIN_ERR_UNSUPPORTED,
-                             "%s: the integer network has no factors per channel yet; "
-                             "calibrate with --recover none",
-                             name);
-        }
         sites[i] = (swin_site_plan){ .enabled = r->enabled,
+                                     .factor = r->factor,
                                      .scale = r->q.scale,
                                      .zero_point = r->q.zero_point,
                                      .qmin = r->q.qmin,

@@ -28,6 +28,8 @@ typedef struct swin_tensor {
     float scale;        /* S8: real = (code - zero_point) * scale; otherwise unused */
     int zero_point;
     int qmin, qmax; /* S8: the codes in use: [-127, 127] for a symmetric site */
+    const float *shrink; /* S8: values of column c are multiplied by shrink[c] before they become codes, in the same memory as
+                            data; NULL: not. Only where ops.h says so */
 } swin_tensor;
 
 /* Bytes of one element. */
@@ -48,6 +50,7 @@ static inline swin_tensor swin_columns(const swin_tensor *x, int64_t at, int64_t
     swin_tensor v = *x;
     v.data = (char *)x->data + (size_t)at * swin_dtype_size(x->dtype);
     v.cols = cols;
+    if (v.shrink) v.shrink += at;
     return v;
 }
 

@@ -223,7 +223,9 @@ struct swin_ops {
 
     /* ---- integer network (NULL where a backend does not offer it) -------------------------------------------------- */
     /* An S8 matrix carries scale, zero_point, qmin and qmax; code = clamp(rint(x * (1 / scale)) + zero_point, qmin, qmax),
-     * half to even, NaN to qmin. The three layernorm operators above also take an S8 output. */
+     * half to even, NaN to qmin. The three layernorm operators above also take an S8 output. With `shrinks`, S8 outputs of
+     * quantize and linear_s8 may carry `shrink` vectors: x is then x * shrink[column], rounded to float32. */
+    bool shrinks;
 
     /* out S8 = x quantized; same shape, no overlap. */
     swin_status (*quantize)(swin_dev *dev, swin_tensor *out, const swin_tensor *x);

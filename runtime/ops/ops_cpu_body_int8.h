@@ -89,6 +89,7 @@ ALWAYS_INLINE void pack_inputs(int32_t *to, const int8_t *x, int64_t n, int64_t 
 typedef struct coder {
     vf inverse, least, most; /* bounds before the zero point is added */
     vi zero;
+    const float *shrink; /* [columns] or NULL */
 } coder;
 
 ALWAYS_INLINE coder coder_of(const swin_tensor *t)
@@ -96,7 +97,8 @@ ALWAYS_INLINE coder coder_of(const swin_tensor *t)
     return (coder){ .inverse = vf_set(1.0f / t->scale),
                     .least = vf_set((float)(t->qmin - t->zero_point)),
                     .most = vf_set((float)(t->qmax - t->zero_point)),
-                    .zero = (vi){ 0 } + t->zero_point };
+                    .zero = (vi){ 0 } + t->zero_point,
+                    .shrink = t->shrink };
 }
 
 /* The bounds are integers, so it makes no difference that they come before rounding. NaN becomes the least code. */
@@ -110,7 +112,9 @@ static void quantize(int8_t *codes, const float *x, int64_t n, const swin_tensor
     const coder q = coder_of(t);
     for (int64_t c = 0; c < n; c += VL) {
         const int left = n - c < VL ? (int)(n - c) : VL;
-        store_codes(codes + c, coded(&q, vf_load_n(x + c, left)), left);
+        vf v = vf_load_n(x + c, left);
+        if (q.shrink) v = v * vf_load_n(q.shrink + c, left);
+        store_codes(codes + c, coded(&q, v), left);
     }
 }
 
@@ -253,17 +257,21 @@ ALWAYS_INLINE void span_s8(const finish_span *f, int8_t *y, int64_t ld, const co
 {
     for (int64_t at = 0; at < f->n; at += VL) {
         const column c = column_of(f, at);
+        const vf shrink = q->shrink ? vf_load_n(q->shrink + at, c.left) : vf_set(1.0f);
         for (int r = 0; r < f->rows; r++) {
             vf v = value_of(f, &c, r, after);
             if (gelu) v = vf_gelu(v);
+            if (q->shrink) v = v * shrink;
             store_codes(y + r * ld + at, coded(q, v), c.left);
         }
     }
 }
 
-static void finish_codes(const finish_span *f, int8_t *y, const swin_tensor *t)
+/* at: the span's first column in t. */
+static void finish_codes(const finish_span *f, int8_t *y, const swin_tensor *t, int64_t at)
 {
-    const coder q = coder_of(t);
+    coder q = coder_of(t);
+    if (q.shrink) q.shrink += at;
     const bool after = f->j->after_scale > 0, gelu = f->j->act == SWIN_ACT_GELU;
     if (after && gelu)
         span_s8(f, y, t->ld, &q, true, true);
@@ -299,7 +307,7 @@ static void finish_part(const finish_span *f, const swin_tensor *y, int64_t row,
     float *rows[ROWS];
     const swin_windows *g = f->j->windows;
     if (y->dtype == SWIN_S8) {
-        finish_codes(f, (int8_t *)y->data + row * y->ld + at, y);
+        finish_codes(f, (int8_t *)y->data + row * y->ld + at, y, at);
     } else if (y->dtype == SWIN_S32) {
         finish_sums(f, (int32_t *)y->data + row * y->ld + at, y->ld);
     } else {

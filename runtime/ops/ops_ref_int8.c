@@ -8,13 +8,18 @@
 
 enum { ROWS = 16 };
 
-void swin_quantize_row_ref(int8_t *codes, const float *x, int64_t n, const swin_tensor *t)
+static void quantize_row(int8_t *codes, const float *x, int64_t n, const swin_tensor *t, const float *shrink)
 {
     const float inverse = 1.0f / t->scale;
     for (int64_t i = 0; i < n; i++) {
-        const float code = rintf(x[i] * inverse) + (float)t->zero_point;
+        const float code = rintf((shrink ? x[i] * shrink[i] : x[i]) * inverse) + (float)t->zero_point;
         codes[i] = (int8_t)fminf(fmaxf(code, (float)t->qmin), (float)t->qmax); /* fmaxf turns NaN into qmin */
     }
+}
+
+void swin_quantize_row_ref(int8_t *codes, const float *x, int64_t n, const swin_tensor *t)
+{
+    quantize_row(codes, x, n, t, t->shrink);
 }
 
 typedef struct quantize_job {
@@ -119,7 +124,7 @@ static void store(const linear_job *j, int64_t row, int n, int32_t acc)
     if (y->dtype == SWIN_F32)
         swin_row(y, row)[at] = v;
     else
-        swin_quantize_row_ref(swin_codes(y, row) + at, &v, 1, y);
+        quantize_row(swin_codes(y, row) + at, &v, 1, y, y->shrink ? y->shrink + at : NULL);
 }
 
 static swin_status linear_rows(void *user, int64_t from, int64_t to, int worker)

@@ -74,14 +74,17 @@ static swin_tensor code_matrix(void *buffer, int64_t rows, int64_t cols, const s
 /* What a layer reads: codes where it runs on integers. */
 static swin_tensor layer_input(const walk *w, const net_layer *l, void *buffer, int64_t rows, int64_t cols)
 {
-    return l->integer ? code_matrix(buffer, rows, cols, &l->input) : activation(w, buffer, rows, cols);
+    if (!l->integer) return activation(w, buffer, rows, cols);
+    swin_tensor t = code_matrix(buffer, rows, cols, &l->input);
+    t.shrink = l->shrink;
+    return t;
 }
 
 /* A float operator's output, made into codes (in net->narrow) if the next layer runs on integers. */
 static swin_status as_input(const walk *w, const net_layer *l, swin_tensor *x)
 {
     if (!l->integer || x->dtype == SWIN_S8) return SWIN_OK;
-    swin_tensor codes = code_matrix(w->net->narrow, x->rows, x->cols, &l->input);
+    swin_tensor codes = layer_input(w, l, w->net->narrow, x->rows, x->cols);
     SWIN_TRY(w->ops->quantize(w->dev, &codes, x));
     *x = codes;
     return SWIN_OK;

@@ -8,8 +8,7 @@
 
 /* ---- parameters ---------------------------------------------------------------------------------------------- */
 
-/* A host vector into the device's memory; freed with the net. NULL stays NULL. */
-static swin_status put(swin_net *net, const float **out, const float *host, size_t n)
+swin_status net_put_vector(swin_net *net, const float **out, const float *host, size_t n)
 {
     *out = NULL;
     if (!host) return SWIN_OK;
@@ -31,8 +30,8 @@ static swin_status put_norm(swin_net *net, swin_norm *norm, const float *gamma, 
                             int channels)
 {
     norm->eps = 1e-5f;
-    SWIN_TRY(put(net, &norm->gamma, gamma, (size_t)channels));
-    return put(net, &norm->beta, beta, (size_t)channels);
+    SWIN_TRY(net_put_vector(net, &norm->gamma, gamma, (size_t)channels));
+    return net_put_vector(net, &norm->beta, beta, (size_t)channels);
 }
 
 static swin_status put_linear(swin_net *net, swin_linear *l, const float *w, const float *bias, int out,
@@ -55,7 +54,7 @@ static swin_status put_position_bias(swin_net *net, const float **out, const swi
     }
     if (st == SWIN_OK) {
         swin_position_bias(bias, table ? table : w->bias_table, s->window, s->heads);
-        st = put(net, out, bias, heads * n * n);
+        st = net_put_vector(net, out, bias, heads * n * n);
     }
     free(table);
     free(bias);
@@ -69,7 +68,7 @@ static swin_status put_mask(swin_net *net, const float **out, const swin_stage *
     float *mask = malloc(count * sizeof *mask);
     if (!mask) return swin_fail(SWIN_ERR_MEM, "no memory for an attention mask");
     swin_attention_mask(mask, s);
-    const swin_status st = put(net, out, mask, count);
+    const swin_status st = net_put_vector(net, out, mask, count);
     free(mask);
     return st;
 }
@@ -80,7 +79,7 @@ static swin_status put_head_scale(swin_net *net, const float **out, const float 
     float *scale = malloc((size_t)heads * sizeof *scale);
     if (!scale) return swin_fail(SWIN_ERR_MEM, "no memory for %d logit scales", heads);
     for (int h = 0; h < heads; h++) scale[h] = expf(fminf(logit_scale[h], logf(100.0f)));
-    const swin_status st = put(net, out, scale, (size_t)heads);
+    const swin_status st = net_put_vector(net, out, scale, (size_t)heads);
     free(scale);
     return st;
 }
@@ -176,7 +175,7 @@ static swin_status build_stage(swin_net *net, int stage, const swin_stage_weight
                          2 * c, 4 * c);
 }
 
-/* New numbers in the device's memory that put() made. */
+/* New numbers where put_norm put the old ones. */
 static swin_status reload_norm(swin_net *net, const swin_norm *n, const float *gamma, const float *beta,
                                int channels)
 {

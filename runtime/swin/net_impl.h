@@ -10,6 +10,7 @@ typedef struct net_layer {
     swin_linear l;
     bool integer;
     swin_site_plan input; /* integer: how its input is quantized */
+    const float *shrink;  /* integer: inverse factors of its input, device; NULL: none */
     float after_scale;    /* integer: rounding of the product before the bias; 0: none */
 } net_layer;
 
@@ -86,6 +87,9 @@ struct swin_net {
 /* Prepare a Linear that owns these sites: on integers where the plan enables its input and weight. */
 swin_status net_put_layer(swin_net *net, net_layer *layer, int stage, int block, swin_site_kind input,
                           const float *w, const float *bias, int out, int in);
+
+/* A host vector into the device's memory, freed with the net. NULL stays NULL. */
+swin_status net_put_vector(swin_net *net, const float **out, const float *host, size_t n);
 
 /* Whether the plan runs this block's attention on integers, and with which scales. */
 void net_plan_attention(const swin_net *net, net_block *b, int stage, int block);

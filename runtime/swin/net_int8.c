@@ -39,6 +39,39 @@ done:
     return st;
 }
 
+/* Inverse factors of a layer's input, for the kernel that makes its codes. */
+static swin_status put_shrink(swin_net *net, net_layer *layer, int in)
+{
+    const float *factor = layer->input.factor;
+    if (!factor) return SWIN_OK;
+    if (!net->ops->shrinks)
+        return swin_fail(
+            SWIN_ERR_UNSUPPORTED,
+            "int8: the %s backend has no factors per channel of GELU's output, which recovery chose "
+            "in int8-mode 3; calibrate with --recover none, or --recover ranges,bias",
+            net->ops->name);
+    float *inverse = malloc((size_t)in * sizeof *inverse);
+    if (!inverse) return swin_fail(SWIN_ERR_MEM, "no memory for %d factors", in);
+    for (int k = 0; k < in; k++) inverse[k] = 1.0f / factor[k];
+    const swin_status st = net_put_vector(net, &layer->shrink, inverse, (size_t)in);
+    free(inverse);
+    return st;
+}
+
+/* A layer that stays float reads values that nobody divided. */
+static swin_status put_unfactored(swin_net *net, net_layer *layer, const float *w, const float *bias, int out,
+                                  int in)
+{
+    const float *factor = layer->input.factor;
+    const size_t n = (size_t)out * (size_t)in;
+    float *own = malloc(n * sizeof *own);
+    if (!own) return swin_fail(SWIN_ERR_MEM, "no memory for a %d x %d weight", out, in);
+    for (size_t i = 0; i < n; i++) own[i] = w[i] / factor[i % (size_t)in];
+    const swin_status st = net->ops->linear_prepare(net->dev, &layer->l, own, bias, out, in, net->opts.dtype);
+    free(own);
+    return st;
+}
+
 /* A Linear's sites follow each other in the list of kinds: input, weight, aftergemm. */
 _Static_assert(SWIN_SITE_QKV_WEIGHT == SWIN_SITE_QKV_INPUT + 1 &&
                    SWIN_SITE_QKV_AFTERGEMM == SWIN_SITE_QKV_INPUT + 2 &&
@@ -59,7 +92,11 @@ swin_status net_put_layer(swin_net *net, net_layer *layer, int stage, int block,
         layer->integer = x->enabled && weight->enabled;
         layer->input = *x;
         layer->after_scale = after->enabled ? after->scale : 0.0f;
-        if (layer->integer) return prepare_integer(net, layer, weight, w, bias, out, in);
+        if (layer->integer) {
+            SWIN_TRY(put_shrink(net, layer, in));
+            return prepare_integer(net, layer, weight, w, bias, out, in);
+        }
+        if (x->factor) return put_unfactored(net, layer, w, bias, out, in);
     }
     return net->ops->linear_prepare(net->dev, &layer->l, w, bias, out, in, net->opts.dtype);
 }

@@ -1,0 +1,297 @@
+/* Weight rounding with the inputs in view: each output channel's codes are chosen one after the other, and what rounding one
+ * of them did to the layer's output is made up for by those still to come (the method of GPTQ, Frantar et al. 2022, in the
+ * form of Babai's nearest plane). Only codes and scales remain.
+ *
+ * With H = X^T X + damping of the quantized inputs, centred because a bias mends the mean, and H = L L^T, the output's error
+ * of weight errors e is |e L|^2, whose component j holds e_i for i >= j alone. So from the last input to the first: t_j =
+ * sum over i > j of e_i L_ij / L_jj is known, q_j = round(w_j + t_j), e_j = w_j - q_j. Inputs are sorted so that those of the
+ * largest variance come first.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "calib/recover_impl.h"
+#include "runtime/swin/outputs.h"
+
+enum { ROWS = 4096, LANES = 16, SHRINKS = 8 };
+
+static const double damping = 0.01; /* of the mean variance */
+
+typedef struct rounder {
+    swin_recover *r;
+    float *w; /* [n][k], rounded in place */
+    swin_weight_record *record;
+    int n, k;
+    int *order;       /* owned: [k] inputs by growing variance */
+    double *l;        /* owned: [k][k], in that order */
+    double *variance; /* owned: [k], in that order */
+} rounder;
+
+/* ---- the inputs' covariance ----------------------------------------------------------------------------------------- */
+
+/* h [k][k] = covariance of the columns of x. */
+static swin_status covariance(swin_recover *r, float *h, const recover_samples *x)
+{
+    const size_t rows = (size_t)x->rows, k = (size_t)x->cols;
+    float *t = malloc(rows * k * sizeof *t); /* [k][rows] */
+    if (!t) return swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d x %d samples", x->rows, x->cols);
+    for (size_t i = 0; i < k; i++) {
+        double sum = 0;
+        for (size_t n = 0; n < rows; n++) sum += (double)x->x[n * k + i];
+        const double mean = sum / (double)rows, scale = 1 / sqrt((double)rows);
+        for (size_t n = 0; n < rows; n++) t[i * rows + n] = (float)(((double)x->x[n * k + i] - mean) * scale);
+    }
+    const swin_status st = recover_linear(r, h, t, (int)k, t, NULL, (int)k, (int)rows);
+    free(t);
+    return st;
+}
+
+typedef struct keyed {
+    float key;
+    int index;
+} keyed;
+
+static int by_key(const void *a, const void *b)
+{
+    const keyed *x = a, *y = b;
+    return x->key != y->key ? (x->key > y->key) - (x->key < y->key)
+                            : (x->index > y->index) - (x->index < y->index);
+}
+
+static swin_status sort_inputs(rounder *o, const float *h)
+{
+    keyed *all = malloc((size_t)o->k * sizeof *all);
+    if (!all) return swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d inputs", o->k);
+    for (int i = 0; i < o->k; i++) all[i] = (keyed){ h[(size_t)i * (size_t)o->k + (size_t)i], i };
+    qsort(all, (size_t)o->k, sizeof *all, by_key);
+    for (int i = 0; i < o->k; i++) o->order[i] = all[i].index;
+    free(all);
+    return SWIN_OK;
+}
+
+/* Eight sums, so that the order of additions is fixed and the loop can still be a vector's. */
+static double dot(const double *a, const double *b, int n)
+{
+    double s[8] = { 0 };
+    int i = 0;
+    for (; i + 8 <= n; i += 8)
+        for (int j = 0; j < 8; j++) s[j] += a[i + j] * b[i + j];
+    for (; i < n; i++) s[0] += a[i] * b[i];
+    return ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]));
+}
+
+/* One column of L after the other; the rows below it on all threads. */
+typedef struct column {
+    double *l;
+    int k, j, step;
+} column;
+
+static swin_status column_rows(void *user, size_t task, int worker)
+{
+    (void)worker;
+    const column *c = user;
+    const size_t k = (size_t)c->k;
+    const int from = c->j + 1 + (int)task * c->step, to = from + c->step < c->k ? from + c->step : c->k;
+    const double *lj = c->l + (size_t)c->j * k;
+    for (int i = from; i < to; i++) {
+        double *li = c->l + (size_t)i * k;
+        li[c->j] = (li[c->j] - dot(li, lj, c->j)) / lj[c->j];
+    }
+    return SWIN_OK;
+}
+
+static swin_status cholesky(swin_pool *pool, double *l, int k)
+{
+    for (int j = 0; j < k; j++) {
+        double *lj = l + (size_t)j * (size_t)k;
+        const double d = lj[j] - dot(lj, lj, j);
+        if (!(d > 0)) return swin_fail(SWIN_ERR_VALUE, "the inputs' covariance is not positive");
+        lj[j] = sqrt(d);
+        column c = { l, k, j, 128 };
+        const int below = k - 1 - j;
+        if (below > 0 && j > 256)
+            SWIN_TRY(swin_pool_run(pool, (size_t)(below + c.step - 1) / (size_t)c.step, column_rows, &c));
+        else
+            for (int t = 0; t * c.step < below; t++) (void)column_rows(&c, (size_t)t, 0);
+    }
+    return SWIN_OK;
+}
+
+static swin_status factorise(rounder *o, const recover_samples *x)
+{
+    const size_t k = (size_t)o->k;
+    float *h = malloc(k * k * sizeof *h);
+    swin_status st = h ? covariance(o->r, h, x)
+                       : swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d inputs", o->k);
+    if (st == SWIN_OK) st = sort_inputs(o, h);
+    double mean = 0;
+    for (size_t i = 0; st == SWIN_OK && i < k; i++) mean += (double)h[i * k + i] / (double)k;
+    for (size_t i = 0; st == SWIN_OK && i < k; i++) {
+        for (size_t j = 0; j <= i; j++)
+            o->l[i * k + j] = (double)h[(size_t)o->order[i] * k + (size_t)o->order[j]];
+        o->variance[i] = o->l[i * k + i];
+        o->l[i * k + i] += damping * mean + 1e-20;
+    }
+    free(h);
+    return st == SWIN_OK ? cholesky(o->r->pool, o->l, o->k) : st;
+}
+
+/* ---- codes ------------------------------------------------------------------------------------------------------------ */
+
+static double code_of(double w, double inverse)
+{
+    return fmin(fmax(nearbyint(w * inverse), -127.0), 127.0);
+}
+
+/* The range of one output channel with the least error of plain rounding, each input weighed by its variance. */
+static float channel_range(const rounder *o, const float *w, float amax)
+{
+    double best = INFINITY;
+    float best_amax = amax;
+    for (int s = 0; s < SHRINKS && amax > 0; s++) {
+        const float range = amax * (1.0f - 0.04f * (float)s);
+        const double step = (double)range / 127.0, inverse = 127.0 / (double)range;
+        double error = 0;
+        for (int j = 0; j < o->k; j++) {
+            const double v = w[o->order[j]], e = code_of(v, inverse) * step - v;
+            error += e * e * o->variance[j];
+        }
+        if (error >= best) continue;
+        best = error;
+        best_amax = range;
+    }
+    return best_amax;
+}
+
+/* LANES output channels at once. */
+static swin_status round_rows(void *user, size_t task, int worker)
+{
+    (void)worker;
+    rounder *o = user;
+    const size_t k = (size_t)o->k;
+    const int first = (int)task * LANES, count = o->n - first < LANES ? o->n - first : LANES;
+    double *e = calloc(k * LANES, sizeof *e), inverse[LANES] = { 0 };
+    float step[LANES] = { 0 };
+    if (!e) return swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d inputs", o->k);
+    for (int i = 0; i < count; i++) {
+        float *amax = &o->record->amax_channel[first + i];
+        *amax = channel_range(o, o->w + (size_t)(first + i) * k, *amax);
+        step[i] = *amax / 127.0f;
+        inverse[i] = *amax > 0 ? 127.0 / (double)*amax : 0;
+    }
+    for (int j = o->k - 1; j >= 0; j--) {
+        double t[LANES] = { 0 };
+        const double *row = o->l + (size_t)j * k; /* L_ij lies at row[i] */
+        for (int i = o->k - 1; i > j; i--) {
+            const double l = row[i];
+            for (int n = 0; n < LANES; n++) t[n] += e[(size_t)i * LANES + (size_t)n] * l;
+        }
+        const double diagonal = row[j];
+        for (int n = 0; n < count; n++) {
+            float *w = &o->w[(size_t)(first + n) * k + (size_t)o->order[j]];
+            const float q = (float)code_of((double)*w + t[n] / diagonal, inverse[n]) * step[n];
+            e[(size_t)j * LANES + (size_t)n] = (double)*w - (double)q;
+            *w = q;
+        }
+    }
+    free(e);
+    return SWIN_OK;
+}
+
+/* The upper half becomes the lower one's mirror. */
+static void transpose_lower(double *l, int k)
+{
+    for (size_t i = 0; i < (size_t)k; i++)
+        for (size_t j = 0; j < i; j++) l[j * (size_t)k + i] = l[i * (size_t)k + j];
+}
+
+static swin_status round_layer(swin_recover *r, const recover_samples *x, int *count)
+{
+    rounder o = { .r = r, .k = x->cols };
+    swin_linear_weight l;
+    const swin_site weight = x->site + 1; /* follows its input in the list of kinds */
+    const swin_site_record *input = swin_calib_file_site(r->f, x->site),
+                           *site = swin_calib_file_site(r->f, weight);
+    if (!input->enabled || !site->enabled) return SWIN_OK; /* runs in float */
+    for (int i = 0; i < r->f->nweights; i++)
+        if (r->f->weights[i].site == weight) o.record = &r->f->weights[i];
+    SWIN_TRY(swin_linear_weight_of(&l, r->config, &r->w, weight));
+    o.w = l.data;
+    o.n = l.out;
+    o.order = malloc((size_t)o.k * sizeof *o.order);
+    o.l = malloc((size_t)o.k * (size_t)o.k * sizeof *o.l);
+    o.variance = malloc((size_t)o.k * sizeof *o.variance);
+    swin_status st = o.order && o.l && o.variance
+                         ? factorise(&o, x)
+                         : swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d inputs", o.k);
+    if (st == SWIN_OK) transpose_lower(o.l, o.k);
+    if (st == SWIN_OK) st = swin_pool_run(r->pool, (size_t)(o.n + LANES - 1) / LANES, round_rows, &o);
+    if (st == SWIN_OK) ++*count;
+    if (st == SWIN_OK) {
+        o.record->amax = 0;
+        for (int i = 0; i < o.n; i++) o.record->amax = fmaxf(o.record->amax, o.record->amax_channel[i]);
+    }
+    free(o.order);
+    free(o.l);
+    free(o.variance);
+    return st;
+}
+
+/* ---- the method --------------------------------------------------------------------------------------------------------- */
+
+enum { LAYERS = 4 };
+
+/* Inputs of a part's layers as the quantized network makes them, then their weights; the walk goes on with those. */
+static swin_status round_part(recover_walk *k, int *count)
+{
+    swin_recover *r = k->r;
+    const swin_site out = swin_output_at(r->config, k->part);
+    const bool merge = swin_site_kind_of(out) == SWIN_SITE_MERGE_OUT;
+    const swin_site_kind kinds[LAYERS] = { merge ? SWIN_SITE_REDUCTION_INPUT : SWIN_SITE_QKV_INPUT,
+                                           SWIN_SITE_PROJ_INPUT, SWIN_SITE_FC1_INPUT, SWIN_SITE_FC2_INPUT };
+    const int layers = merge ? 1 : LAYERS, part = k->part;
+    recover_samples all[LAYERS] = { 0 };
+    recover_gather g = { .samples = all, .count = layers };
+    swin_status st = SWIN_OK;
+    for (int i = 0; st == SWIN_OK && i < layers; i++) {
+        const swin_site site =
+            swin_site_make(swin_site_stage(out), merge ? 0 : swin_site_block(out), kinds[i]);
+        swin_linear_weight l;
+        SWIN_TRY_GOTO(st, swin_linear_shape_of(&l, r->config, site + 1), done);
+        st = recover_samples_init(&all[i], r, site, l.in, ROWS, 3);
+    }
+    const swin_tap tap = recover_gather_tap(&g);
+    if (st == SWIN_OK) st = recover_walk_part(k, &tap, false);
+    for (int i = 0; st == SWIN_OK && i < layers; i++) st = round_layer(r, &all[i], count);
+    if (st == SWIN_OK) st = swin_sim_reload(k->sim, part, &r->w);
+    if (st == SWIN_OK) st = recover_walk_part(k, NULL, true);
+done:
+    recover_gather_free(&g);
+    for (int i = 0; i < layers; i++) recover_samples_free(&all[i]);
+    return st;
+}
+
+static swin_status round_weights(swin_recover *r, char *changed, size_t size)
+{
+    const int parts = swin_output_count(r->config);
+    recover_walk k = { 0 };
+    swin_sim *sim;
+    int count = 0;
+    SWIN_TRY(swin_sim_create(&sim, r->dev, r->f, &r->w, SWIN_PER_CHANNEL));
+    swin_status st = recover_walk_begin(&k, r, NULL, sim);
+    while (st == SWIN_OK && k.part < parts - 1) st = round_part(&k, &count);
+    snprintf(changed, size, "%d weights", count);
+    recover_walk_end(&k);
+    swin_sim_free(sim);
+    return st;
+}
+
+const swin_recover_method swin_recover_round = {
+    .name = "round",
+    .help = "weight codes that make up for each other's rounding, given the inputs",
+    .levels = SWIN_RECOVER_BEST,
+    .when = SWIN_RECOVER_AFTER,
+    .run = round_weights,
+};

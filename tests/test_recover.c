@@ -1,0 +1,478 @@
+/* Accuracy recovery: what it may change and what it may not, on small networks with and without outlier channels. */
+#include "tests/support/testing.h"
+
+#include <math.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "calib/run.h"
+#include "quant/factor.h"
+#include "quant/linear_weight.h"
+#include "quant/plan.h"
+#include "quant/sim.h"
+#include "runtime/base/file.h"
+#include "runtime/base/h5.h"
+#include "runtime/base/log.h"
+#include "runtime/swin/outputs.h"
+#include "tests/support/tiny.h"
+#include "tests/support/trained.h"
+
+enum { IMAGES = 30, PROBES = 16, CLASSES = 5 };
+
+/* A network, pictures to learn from, other ones to judge by. */
+typedef struct fixture {
+    char *folder;
+    swin_config config;
+    swin_weights weights;
+    float *probes; /* [PROBES][3][S][S] */
+    float fp32[PROBES * CLASSES];
+    swin_dev *dev;
+} fixture;
+
+static void run_float(fixture *x, const swin_weights *w, const swin_calib_file *f, float *logits)
+{
+    swin_net *net;
+    swin_factor_tap factors = { .f = f };
+    const swin_tap tap = swin_factor_tap_of(&factors);
+    CHECK_OK(swin_net_create(&net, x->dev, &x->config, w, &(swin_net_opts){ .dtype = SWIN_F32 }));
+    CHECK_OK(swin_net_forward(net, x->probes, PROBES, logits, f ? &tap : NULL));
+    swin_net_free(net);
+}
+
+static void load_probes(fixture *x)
+{
+    const size_t n = 3 * (size_t)x->config.image_size * (size_t)x->config.image_size;
+    swin_dataset *data;
+    swin_loader *l;
+    swin_batch b;
+    char *other = swin_format("%s/probes", x->folder);
+    CHECK(mkdir(other, 0755) == 0, "%s", other);
+    CHECK_OK(swin_tiny_write_images(other, PROBES, 9));
+    CHECK_OK(swin_dataset_open(&data, other, "train"));
+    CHECK_OK(swin_loader_open(
+        &l, data,
+        &(swin_loader_opts){
+            .batch = PROBES, .workers = 1, .preprocess = { .size = x->config.image_size, .crop = true } }));
+    CHECK_OK(swin_loader_next(l, &b));
+    CHECK(b.n == PROBES, "%d probes", b.n);
+    x->probes = malloc(PROBES * n * sizeof *x->probes);
+    memcpy(x->probes, b.pixels, PROBES * n * sizeof *x->probes);
+    swin_loader_close(l);
+    swin_dataset_close(data);
+    free(other);
+}
+
+static void setup(fixture *x, swin_family family)
+{
+    *x = (fixture){ .folder = swin_scratch_make("recover"), .config = swin_tiny_config() };
+    x->config.family = family;
+    CHECK_OK(swin_dev_open(&x->dev, "cpu", &(swin_dev_opts){ .threads = 2 }));
+    CHECK_OK(swin_trained_weights(&x->weights, &x->config, 11));
+    CHECK_OK(swin_tiny_write_images(x->folder, IMAGES, 8));
+    load_probes(x);
+    run_float(x, &x->weights, NULL, x->fp32);
+    swin_log_set(SWIN_LOG_QUIET);
+}
+
+static void teardown(fixture *x)
+{
+    swin_dev_close(x->dev);
+    swin_weights_free(&x->weights);
+    free(x->probes);
+    swin_scratch_remove(x->folder);
+}
+
+static swin_calib_opts options(const fixture *x, const char *recover, swin_int8_mode mode)
+{
+    swin_calib_opts o = { .data_path = x->folder,
+                          .split = "train",
+                          .images = IMAGES,
+                          .batch = 8,
+                          .threads = 2,
+                          .mode = mode,
+                          .calibrator = swin_calibrator_find("percentile"),
+                          .calibrator_opts = { .percentile = 99.99 },
+                          .recover_name = recover };
+    CHECK_OK(swin_recover_choose(&o.recover, recover));
+    return o;
+}
+
+static void calibrate(fixture *x, swin_calib_file *f, const swin_calib_opts *o)
+{
+    swin_dev *dev;
+    swin_calib_timing t;
+    char sha[SWIN_SHA256_HEX];
+    CHECK_OK(swin_weights_sha256(&x->config, &x->weights, sha));
+    CHECK_OK(swin_dev_open(&dev, "cpu", &(swin_dev_opts){ .threads = o->threads }));
+    CHECK_OK(swin_calib_run(f, dev, &x->config, &x->weights, sha, o, &t));
+    swin_dev_close(dev);
+}
+
+/* The checkpoint's weights with the file's corrections, by way of the file. */
+static void correct(fixture *x, const swin_calib_file *f, swin_weights *w)
+{
+    char *path = swin_format("%s/corrected.h5", x->folder);
+    CHECK_OK(swin_calib_file_write(f, path));
+    CHECK_OK(swin_weights_clone(w, &x->weights, &x->config));
+    CHECK_OK(swin_corrections_apply(w, &x->config, path));
+    unlink(path);
+    free(path);
+}
+
+static double sqnr_of(fixture *x, const swin_calib_file *f)
+{
+    swin_weights w;
+    swin_sim *sim;
+    float logits[PROBES * CLASSES];
+    correct(x, f, &w);
+    CHECK_OK(swin_sim_create(&sim, x->dev, f, &w, SWIN_PER_CHANNEL));
+    CHECK_OK(swin_sim_forward(sim, x->probes, PROBES, logits, NULL));
+    swin_sim_free(sim);
+    swin_weights_free(&w);
+    return swin_sqnr_db(logits, x->fp32, SWIN_COUNT(logits));
+}
+
+static double recovered(fixture *x, const char *recover, swin_int8_mode mode)
+{
+    swin_calib_file f;
+    const swin_calib_opts o = options(x, recover, mode);
+    calibrate(x, &f, &o);
+    const double db = sqnr_of(x, &f);
+    swin_calib_file_free(&f);
+    return db;
+}
+
+/* ---- the walk in parts ------------------------------------------------------------------------------------------- */
+
+/* Any cut gives the bits of the whole walk. */
+static void test_parts(void **state)
+{
+    (void)state;
+    fixture x;
+    swin_net *net;
+    setup(&x, SWIN_V1);
+    const int parts = swin_output_count(&x.config);
+    float *stream = malloc((size_t)PROBES * 14 * 14 * 32 * sizeof *stream), logits[PROBES * CLASSES];
+    CHECK_OK(swin_net_create(&net, x.dev, &x.config, &x.weights, &(swin_net_opts){ .dtype = SWIN_F32 }));
+    for (int cut = 1; cut < parts; cut++) {
+        int tokens, channels;
+        swin_net_stream(&x.config, cut, &tokens, &channels);
+        CHECK(tokens * channels <= 14 * 14 * 32, "part %d: %d x %d", cut, tokens, channels);
+        CHECK_OK(swin_net_forward_parts(net, 0, cut, x.probes, PROBES, stream, NULL));
+        CHECK_OK(swin_net_forward_parts(net, cut, parts, stream, PROBES, logits, NULL));
+        CHECK(memcmp(logits, x.fp32, sizeof logits) == 0, "cut before part %d: other logits", cut);
+    }
+    CHECK_FAILS(swin_net_forward_parts(net, 2, 2, stream, 1, NULL, NULL), SWIN_ERR_VALUE, "parts 2 to 2");
+    CHECK_FAILS(swin_net_forward_parts(net, 0, parts + 1, x.probes, 1, NULL, NULL), SWIN_ERR_VALUE, "parts");
+    CHECK_FAILS(swin_net_reload(net, 0, &x.weights), SWIN_ERR_UNSUPPORTED, "part 0");
+    swin_net_free(net);
+    free(stream);
+    teardown(&x);
+}
+
+static bool is_position_bias(const fixture *x, const float *p)
+{
+    for (int s = 0; s < x->config.num_stages; s++)
+        for (int b = 0; b < x->config.depths[s]; b++) {
+            const float *table = x->weights.stages[s].blocks[b].bias_table;
+            if (p >= table && p < table + 13 * 13 * x->config.heads[s]) return true;
+        }
+    return false;
+}
+
+/* A part with other weights is that part of a network made with them. */
+static void test_reload(void **state)
+{
+    (void)state;
+    fixture x;
+    swin_net *net;
+    swin_weights other;
+    float want[PROBES * CLASSES], logits[PROBES * CLASSES];
+    setup(&x, SWIN_V1);
+    CHECK_OK(swin_trained_weights(&other, &x.config, 12));
+    CHECK_OK(swin_net_create(&net, x.dev, &x.config, &x.weights, &(swin_net_opts){ .dtype = SWIN_F32 }));
+    for (int part = 1; part + 1 < swin_output_count(&x.config); part++) {
+        size_t at, count;
+        CHECK_OK(swin_weights_part(&x.weights, &x.config, part, &at, &count));
+        for (size_t i = 0; i < count; i++) { /* position biases are no part of a reload */
+            if (is_position_bias(&x, x.weights.block + at + i)) continue;
+            x.weights.block[at + i] = other.block[at + i];
+        }
+        run_float(&x, &x.weights, NULL, want);
+        CHECK_OK(swin_net_reload(net, part, &x.weights));
+        CHECK_OK(swin_net_forward(net, x.probes, PROBES, logits, NULL));
+        CHECK(memcmp(logits, want, sizeof logits) == 0, "part %d: other logits", part);
+    }
+    swin_net_free(net);
+    swin_weights_free(&other);
+    teardown(&x);
+}
+
+/* ---- equalization is exact ------------------------------------------------------------------------------------------ */
+
+static void check_exact(swin_family family, swin_int8_mode mode)
+{
+    fixture x;
+    swin_calib_file f;
+    swin_weights w;
+    float logits[PROBES * CLASSES];
+    setup(&x, family);
+    const swin_calib_opts o = options(&x, "equalize", mode);
+    calibrate(&x, &f, &o);
+    correct(&x, &f, &w);
+    run_float(&x, &w, &f, logits);
+    double worst = 0, top = 0;
+    for (size_t i = 0; i < SWIN_COUNT(logits); i++) {
+        worst = fmax(worst, fabs((double)logits[i] - (double)x.fp32[i]));
+        top = fmax(top, fabs((double)x.fp32[i]));
+    }
+    print_message("V%d mode %d: logits differ by %.1e of the largest; %s\n", family == SWIN_V2 ? 2 : 1, mode,
+                  worst / top, f.corrections.steps[0].changed);
+    CHECK(worst <= 1e-5 * top, "V%d mode %d: %.2e", family == SWIN_V2 ? 2 : 1, mode, worst / top);
+    CHECK(f.corrections.nweights > 0, "nothing changed");
+    swin_weights_free(&w);
+    swin_calib_file_free(&f);
+    teardown(&x);
+}
+
+static void test_exact(void **state)
+{
+    (void)state;
+    check_exact(SWIN_V1, SWIN_INT8_MODE_3);
+    check_exact(SWIN_V1, SWIN_INT8_MODE_1);
+    check_exact(SWIN_V2, SWIN_INT8_MODE_3);
+    check_exact(SWIN_V2, SWIN_INT8_MODE_1);
+}
+
+/* ---- what it is worth ------------------------------------------------------------------------------------------------ */
+
+static void scale_channel(float *gamma, float *beta, float *w, int rows, int cols, int k, float by)
+{
+    gamma[k] *= by;
+    beta[k] *= by;
+    for (int n = 0; n < rows; n++) w[n * cols + k] /= by;
+}
+
+/* Channels that need 16 to 32 times the others' range, and weights that undo it: the same network in float. Powers of two,
+ * so to the last bit. */
+static void make_outliers(fixture *x)
+{
+    for (int s = 0; s < 2; s++)
+        for (int b = 0; b < x->config.depths[s]; b++) {
+            const int c = 32 << s;
+            swin_block_weights *w = &x->weights.stages[s].blocks[b];
+            for (int k = 3; k < c; k += 11) {
+                scale_channel(w->norm1_weight, w->norm1_bias, w->qkv_weight, 3 * c, c, k, 32);
+                scale_channel(w->norm2_weight, w->norm2_bias, w->fc1_weight, 4 * c, c, k, 16);
+                for (int i = 0; i < c; i++) w->qkv_weight[(2 * c + k) * c + i] *= 16;
+                w->qkv_bias[2 * c + k] *= 16;
+                for (int n = 0; n < c; n++) w->proj_weight[n * c + k] /= 16;
+            }
+        }
+    float again[PROBES * CLASSES];
+    run_float(x, &x->weights, NULL, again);
+    CHECK(memcmp(again, x->fp32, sizeof again) == 0, "the outliers changed the float network");
+}
+
+static void test_outliers(void **state)
+{
+    (void)state;
+    static const swin_int8_mode modes[] = { SWIN_INT8_MODE_1, SWIN_INT8_MODE_3 };
+    for (size_t i = 0; i < SWIN_COUNT(modes); i++) {
+        fixture x;
+        setup(&x, SWIN_V1);
+        const double plain = recovered(&x, "none", modes[i]), fast = recovered(&x, "fast", modes[i]);
+        make_outliers(&x);
+        const double hard = recovered(&x, "none", modes[i]), again = recovered(&x, "fast", modes[i]);
+        print_message("mode %d: %.2f dB, fast %.2f dB; with outlier channels %.2f dB, fast %.2f dB\n",
+                      modes[i], plain, fast, hard, again);
+        CHECK(hard < plain - 6, "the outliers do no harm: %.2f and %.2f dB", plain, hard);
+        CHECK(again > fast - 1, "fast does not undo them: %.2f and %.2f dB", fast, again);
+        CHECK(fast > plain - 0.5, "fast loses: %.2f and %.2f dB", plain, fast);
+        teardown(&x);
+    }
+}
+
+/* Codes alone: the weights are quantized and nothing else. */
+static double weights_alone(fixture *x, const char *recover)
+{
+    swin_calib_file f;
+    const swin_calib_opts o = options(x, recover, SWIN_INT8_MODE_3);
+    calibrate(x, &f, &o);
+    for (int i = 0; i < f.nsites; i++)
+        if (swin_site_role_of(f.sites[i].site) != SWIN_ROLE_WEIGHT) f.sites[i].enabled = false;
+    for (int i = 0; i < f.nweights; i++) { /* all rounded weights lie on their channel's grid */
+        swin_linear_weight l;
+        swin_weights w;
+        if (strcmp(recover, "round") != 0) break;
+        correct(x, &f, &w);
+        CHECK_OK(swin_linear_weight_of(&l, &x->config, &w, f.weights[i].site));
+        for (int k = 0; k < l.out * l.in; k++) {
+            const double code = (double)l.data[k] * 127 / (double)f.weights[i].amax_channel[k / l.in];
+            CHECK(fabs(code - rint(code)) < 1e-4 && fabs(code) < 127.001, "weight %d: %g", i, code);
+        }
+        swin_weights_free(&w);
+    }
+    const double db = sqnr_of(x, &f);
+    swin_calib_file_free(&f);
+    return db;
+}
+
+static void test_round(void **state)
+{
+    (void)state;
+    fixture x;
+    setup(&x, SWIN_V1);
+    const double plain = weights_alone(&x, "none"), rounded = weights_alone(&x, "round");
+    print_message("weights alone: %.2f dB, rounded with the inputs in view %.2f dB\n", plain, rounded);
+    CHECK(rounded > plain + 1, "%.2f and %.2f dB", plain, rounded);
+    teardown(&x);
+}
+
+/* ---- engines and files ------------------------------------------------------------------------------------------------ */
+
+/* The integer network applies the factors: it is as far from fp32 as int8-sim. */
+static void test_engines(void **state)
+{
+    (void)state;
+    static const char *const backends[] = { "ref", "cpu" };
+    fixture x;
+    swin_calib_file f;
+    swin_weights w;
+    setup(&x, SWIN_V1);
+    const swin_calib_opts o = options(&x, "fast", SWIN_INT8_MODE_3);
+    calibrate(&x, &f, &o);
+    correct(&x, &f, &w);
+    for (int relaxed = 0; relaxed < 2; relaxed++) {
+        if (relaxed) { /* a layer that stays float reads what nobody divided */
+            const swin_site site = swin_site_find(&x.config, "layers.0.blocks.1.mlp.fc2._input");
+            f.sites[swin_site_index(&x.config, site)].enabled = false;
+        }
+        const double sim = sqnr_of(&x, &f);
+        for (size_t b = 0; b < SWIN_COUNT(backends); b++) {
+            swin_dev *dev;
+            swin_net *net;
+            swin_plan plan;
+            float logits[PROBES * CLASSES];
+            CHECK_OK(swin_dev_open(&dev, backends[b], &(swin_dev_opts){ .threads = 2 }));
+            CHECK_OK(swin_plan_create(&plan, &f, SWIN_PER_CHANNEL));
+            CHECK_OK(swin_net_create(&net, dev, &x.config, &w,
+                                     &(swin_net_opts){ .dtype = SWIN_F32, .plan = &plan }));
+            CHECK_OK(swin_net_forward(net, x.probes, PROBES, logits, NULL));
+            const double db = swin_sqnr_db(logits, x.fp32, SWIN_COUNT(logits));
+            print_message("%s%s: %.2f dB, int8-sim %.2f dB\n", backends[b],
+                          relaxed ? ", one layer float" : "", db, sim);
+            CHECK(fabs(db - sim) < 1.5, "%s: %.2f dB, int8-sim %.2f dB", backends[b], db, sim);
+            swin_net_free(net);
+            swin_plan_free(&plan);
+            swin_dev_close(dev);
+        }
+    }
+    swin_weights_free(&w);
+    swin_calib_file_free(&f);
+    teardown(&x);
+}
+
+/* One file for every way of running, whatever the methods. */
+static void test_one_file(void **state)
+{
+    (void)state;
+    static const struct {
+        int batch, threads;
+    } ways[] = { { 8, 2 }, { 1, 1 }, { 7, 3 } };
+    fixture x;
+    unsigned char *first = NULL, *bytes;
+    size_t size = 0, n;
+    setup(&x, SWIN_V1);
+    char *path = swin_format("%s/f.h5", x.folder);
+    for (size_t i = 0; i < SWIN_COUNT(ways); i++) {
+        swin_calib_file f;
+        swin_calib_opts o = options(&x, "best", SWIN_INT8_MODE_3);
+        o.batch = ways[i].batch;
+        o.threads = ways[i].threads;
+        calibrate(&x, &f, &o);
+        CHECK_OK(swin_calib_file_write(&f, path));
+        swin_calib_file_free(&f);
+        CHECK_OK(swin_read_file(path, &bytes, &n));
+        if (!first) {
+            first = bytes;
+            size = n;
+            continue;
+        }
+        CHECK(n == size && memcmp(first, bytes, n) == 0, "batch %d, %d threads: another file", ways[i].batch,
+              ways[i].threads);
+        free(bytes);
+    }
+    free(first);
+    unlink(path);
+    free(path);
+    teardown(&x);
+}
+
+static void test_file(void **state)
+{
+    (void)state;
+    fixture x;
+    swin_calib_file f, back;
+    setup(&x, SWIN_V1);
+    const swin_calib_opts o = options(&x, "fast", SWIN_INT8_MODE_3);
+    char *path = swin_format("%s/f.h5", x.folder);
+    calibrate(&x, &f, &o);
+    CHECK_OK(swin_calib_file_write(&f, path));
+    CHECK_OK(swin_calib_file_read(&back, path, false));
+    CHECK(back.corrections.nsteps == 3, "%d steps", back.corrections.nsteps);
+    static const char *const names[] = { "equalize", "ranges", "bias" };
+    for (int i = 0; i < back.corrections.nsteps; i++) {
+        const swin_recover_step *a = &f.corrections.steps[i], *b = &back.corrections.steps[i];
+        CHECK(strcmp(b->method, names[i]) == 0, "step %d is %s", i, b->method);
+        CHECK(a->before_db == b->before_db && a->after_db == b->after_db && !strcmp(a->changed, b->changed),
+              "step %d", i);
+        CHECK(isfinite(b->after_db) && b->after_db > 0, "step %d: %g dB", i, b->after_db);
+    }
+    int factors = 0;
+    for (int i = 0; i < f.nsites; i++) {
+        CHECK(!f.sites[i].factor == !back.sites[i].factor, "site %d", i);
+        if (!f.sites[i].factor) continue;
+        factors++;
+        CHECK(memcmp(f.sites[i].factor, back.sites[i].factor, (size_t)f.sites[i].channels * sizeof(float)) ==
+                  0,
+              "site %d", i);
+    }
+    print_message("%d sites with factors\n", factors);
+    CHECK(factors > 0, "no factors");
+    /* What cannot be divided by is refused. */
+    for (int i = 0; i < f.nsites; i++)
+        if (f.sites[i].factor) f.sites[i].factor[1] = 0;
+    CHECK_OK(swin_calib_file_write(&f, path));
+    CHECK_FAILS(swin_calib_file_read(&back, path, false), SWIN_ERR_VALUE, "positive numbers");
+    swin_calib_file_free(&f);
+    unlink(path);
+    free(path);
+    teardown(&x);
+}
+
+static void test_choose(void **state)
+{
+    (void)state;
+    unsigned none, fast, best, two;
+    CHECK_OK(swin_recover_choose(&none, "none"));
+    CHECK_OK(swin_recover_choose(&fast, "fast"));
+    CHECK_OK(swin_recover_choose(&best, "best"));
+    CHECK_OK(swin_recover_choose(&two, "bias,equalize"));
+    CHECK(none == 0 && fast && (best & fast) == fast && best != fast, "%x %x %x", none, fast, best);
+    CHECK((two & fast) == two && two, "%x of %x", two, fast);
+    CHECK_FAILS(swin_recover_choose(&two, ""), SWIN_ERR_USAGE, "--recover");
+    CHECK_FAILS(swin_recover_choose(&two, "bias,"), SWIN_ERR_USAGE, "--recover");
+    CHECK_FAILS(swin_recover_choose(&two, "fast,bias"), SWIN_ERR_USAGE, "fast");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_parts),    cmocka_unit_test(test_reload), cmocka_unit_test(test_exact),
+        cmocka_unit_test(test_outliers), cmocka_unit_test(test_round),  cmocka_unit_test(test_engines),
+        cmocka_unit_test(test_one_file), cmocka_unit_test(test_file),   cmocka_unit_test(test_choose),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,12 +1,12 @@
 #include "quant/sim.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "quant/factor.h"
 #include "quant/linear_weight.h"
 #include "runtime/swin/outputs.h"
+#include "runtime/swin/weight_codes.h"
 
 struct swin_sim {
     const swin_calib_file *f;
@@ -17,16 +17,12 @@ struct swin_sim {
     const swin_tap *also; /* of the forward that is running */
 };
 
-/* One row in float32 as PyTorch computes `127.0 / amax`: reciprocal, then product. FP16 checkpoints have many weights at
- * exactly half a step, where the last bit of this decides. */
+/* Dequantized as PyTorch does: by a division. */
 static void fake_quant_row(float *w, int n, float amax)
 {
-    const float s = 1.0f / amax * 127.0f;
-    if (!isfinite(s)) { /* a dead output channel: every code is 0 */
-        for (int i = 0; i < n; i++) w[i] = 0;
-        return;
-    }
-    for (int i = 0; i < n; i++) w[i] = fminf(fmaxf(rintf(w[i] * s), -127.0f), 127.0f) / s;
+    float scale, inverse;
+    swin_weight_scale(&scale, &inverse, amax);
+    for (int i = 0; i < n; i++) w[i] = inverse > 0 ? swin_weight_code(w[i], inverse) / inverse : 0;
 }
 
 static swin_status fake_quant_weight(swin_weights *w, const swin_calib_file *f, const swin_weight_record *r,

@@ -92,7 +92,7 @@ expect 0 int8 "$@" --calib "$tmp/calib.h5" --limit 20
 for row in fp32 fp16 int8; do
     grep -q "^$row[ *]" "$tmp/out" || fail "no $row in the default table: $(cat "$tmp/out")"
 done
-grep -q int8-sim "$tmp/out" && fail "int8-sim in the default table: $(cat "$tmp/out")"
+grep -q '^int8-sim' "$tmp/out" && fail "int8-sim in the default table: $(cat "$tmp/out")"
 expect 0 "20 of split train" "$@" --limit 20 --split train
 
 # ---- forms and labels ----------------------------------------------------------------------------

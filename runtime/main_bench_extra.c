@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "calib/stats.h"
 #include "data/loader.h"
 #include "runtime/base/file.h"
 #include "runtime/base/half.h"
@@ -10,23 +11,6 @@
 #include "runtime/main_bench.h"
 
 /* ---- observers ------------------------------------------------------------------------------------------------- */
-
-typedef struct watch {
-    const bench *b;
-    swin_observer **observers; /* one for each site of the network */
-} watch;
-
-static bool watched(void *user, swin_site s)
-{
-    const watch *w = user;
-    return swin_site_index(&w->b->config, s) >= 0;
-}
-
-static swin_status observe(void *user, const swin_tap_point *p)
-{
-    const watch *w = user;
-    return p->dev->ops->observe(p->dev, w->observers[swin_site_index(&w->b->config, p->site)], p->x);
-}
 
 static swin_status time_tapped(const bench *b, bench_run *r, const swin_tap *tap)
 {
@@ -47,13 +31,11 @@ static swin_status time_tapped(const bench *b, bench_run *r, const swin_tap *tap
 
 swin_status bench_observers(bench *b, bench_run *r)
 {
-    const int count = swin_site_count(&b->config);
-    watch w = { .b = b, .observers = calloc((size_t)count, sizeof(swin_observer *)) };
-    swin_status st = w.observers ? SWIN_OK : swin_fail(SWIN_ERR_MEM, "no memory for %d observers", count);
-    for (int i = 0; i < count && st == SWIN_OK; i++) st = r->ops->observer_create(r->dev, &w.observers[i]);
-    if (st == SWIN_OK) st = time_tapped(b, r, &(swin_tap){ .user = &w, .wants = watched, .at = observe });
-    for (int i = 0; w.observers && i < count; i++) r->ops->observer_free(r->dev, w.observers[i]);
-    free(w.observers);
+    swin_stats *seen;
+    SWIN_TRY(swin_stats_create(&seen, r->dev, &b->config, SWIN_HIST_EXACT));
+    const swin_tap tap = swin_stats_tap(seen);
+    const swin_status st = time_tapped(b, r, &tap);
+    swin_stats_free(seen);
     return st;
 }
 

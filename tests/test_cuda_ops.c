@@ -627,7 +627,7 @@ static void test_halves(void **state)
     static const int channels[] = { 24, 96, 128, 192, 256, 384, 768 };
     for (size_t t = 0; t < SWIN_COUNT(types); t++) {
         for (size_t i = 0; i < SWIN_COUNT(channels); i++) {
-            if (brief && channels[i] > 128) continue;
+            if ((brief && channels[i] > 128) || (channels[i] > 384 && t != 1)) continue;
             one_block(&rng, t, channels[i], 7, 2, channels[i] < 384 ? 3 : 2, 3);
             if (channels[i] <= 192) one_block(&rng, t, channels[i], 7, 1, 5, 0);
         }

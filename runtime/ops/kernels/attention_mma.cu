@@ -129,24 +129,39 @@ softmax_rows(float (&s)[shape<N>::n8][4], const float (&bias)[shape<N>::n8][4], 
     }
 }
 
-/* Scores of 16 rows to or from memory, as T. */
+/* Scores of a warp's 16 rows to or from memory, as T, through `stage` (16 N elements): rows without gaps lie in one piece,
+ * which the lanes move side by side. tile: which 16 rows. */
 template <class T, int N, bool STORE>
-__device__ __forceinline__ void move_scores(float (&s)[shape<N>::n8][4], const swin_attention_args &p,
-                                            int64_t matrix, int row)
+__device__ __forceinline__ void move_scores(float (&s)[shape<N>::n8][4], T *stage,
+                                            const swin_attention_args &p, int64_t matrix, int tile)
 {
-    const int t = threadIdx.x % 4;
+    const int lane = threadIdx.x % 32, rows = min(16, N - 16 * tile);
+    T *memory = (T *)p.s.data + (matrix * N + 16 * tile) * p.s.ld;
+    auto each = [&](auto f) {
 #pragma unroll
-    for (int j = 0; j < shape<N>::n8; j++)
+        for (int j = 0; j < shape<N>::n8; j++)
 #pragma unroll
-        for (int k = 0; k < 4; k++) {
-            const int r = row + k / 2 * 8, col = 8 * j + 2 * t + k % 2;
-            T *at = (T *)p.s.data + (matrix * N + r) * p.s.ld + col;
-            const bool in = r < N && col < N;
-            if (!STORE)
-                s[j][k] = in ? to_float(*at) : 0.f;
-            else if (in)
-                *at = from_float<T>(s[j][k]);
-        }
+            for (int k = 0; k < 4; k++) {
+                const int r = lane / 4 + k / 2 * 8, col = 8 * j + 2 * (lane % 4) + k % 2;
+                if (r < rows && col < N) f(s[j][k], stage[r * N + col]);
+            }
+    };
+    auto move = [&](auto f) {
+        if (p.s.ld == N)
+            for (int i = lane; i < rows * N; i += 32) f(memory[i], stage[i]);
+        else
+            for (int i = lane; i < rows * N; i += 32) f(memory[i / N * p.s.ld + i % N], stage[i]);
+    };
+    __syncwarp();
+    if (STORE) {
+        each([](float v, T &at) { at = from_float<T>(v); });
+        __syncwarp();
+        move([](T &to, T from) { to = from; });
+    } else {
+        move([](T from, T &to) { to = from; });
+        __syncwarp();
+        each([](float &v, T at) { v = to_float(at); });
+    }
 }
 
 /* Scores of 16 rows: q k^T. */
@@ -222,7 +237,9 @@ __global__ void __launch_bounds__(shape<W * W>::threads)
     using T = typename E::T;
     constexpr int N = W * W;
     using S = shape<N>;
+    constexpr bool ALL = PART == SWIN_ATTENTION_ALL;
     __shared__ __align__(128) char smem_base[S::buffers * 3 * S::tile];
+    __shared__ T stages[ALL ? 1 : S::warps * 16 * N];
     const unsigned smem = shared_address(smem_base);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, head = blockIdx.x % p.a.heads;
     const unsigned per_image = (unsigned)swin_windows_count(p.g), run = blockIdx.x / p.a.heads;
@@ -266,7 +283,7 @@ __global__ void __launch_bounds__(shape<W * W>::threads)
             if (PART == SWIN_ATTENTION_ALL || PART == SWIN_ATTENTION_SCORES)
                 make_scores<E, N>(s, q, q + S::tile, tile);
             else
-                move_scores<T, N, false>(s, p, matrix, row);
+                move_scores<T, N, false>(s, stages + warp * 16 * N, p, matrix, tile);
             if (SOFTMAX) {
                 if (S::n16 > S::warps) load_bias<N>(bias, head_bias, mask, row);
                 softmax_rows<T, N>(s, bias, p);
@@ -276,7 +293,7 @@ __global__ void __launch_bounds__(shape<W * W>::threads)
                 weigh<E, N>(o, s, q + 2 * S::tile);
                 store_rows<T, W>(smem_base + turn * 3 * S::tile, o, p, window(image), head, tile);
             } else {
-                move_scores<T, N, true>(s, p, matrix, row);
+                move_scores<T, N, true>(s, stages + warp * 16 * N, p, matrix, tile);
             }
         }
         if (QKV) __syncthreads(); /* this window's tiles are filled next */

@@ -116,14 +116,12 @@ cudaError_t swin_attention_any_launch(cudaStream_t stream, const swin_attention_
 typedef struct swin_observer_state {
     unsigned long long count, nonfinite;
     unsigned int min, max; /* floats as integers that compare alike; min > max: nothing finite yet */
-    float width;
-    unsigned int pad;
+    float width, before; /* before: the width that the last launch's first pass counted with */
     unsigned long long hist[SWIN_HIST_BINS];
 } swin_observer_state;
 
 /* One tensor's share, kept by the device: zeroed once; every launch leaves it zeroed. */
 typedef struct swin_observer_scratch {
-    unsigned int hist[SWIN_HIST_BINS];
     unsigned int min_inverted, max; /* ~min, so that zero is the neutral element */
     unsigned int ticket, again;     /* again: a value lay outside the histogram, the second pass must run */
     unsigned long long nonfinite;

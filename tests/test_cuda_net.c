@@ -1,5 +1,5 @@
-/* Whole networks on the GPU: PyTorch's and timm's logits and block outputs, one result for any batch split, observers as
- * the cpu backend's. Without a GPU each test is skipped, and the last line says how many. */
+/* Whole networks on the GPU: PyTorch's and timm's logits and block outputs, one result for any batch split,
+ * observers as the cpu backend's. Without a GPU each test is skipped, and the last line says how many. */
 #include "tests/support/testing.h"
 
 #include <math.h>
@@ -52,7 +52,8 @@ static float *forward(const char *backend, const precision *p, const swin_config
     return logits;
 }
 
-/* ---- shared data ------------------------------------------------------------------------------------------------- */
+/* ---- shared data
+ * ------------------------------------------------------------------------------------------------- */
 
 enum { GOLDEN = 256, SIZE = 224, PIXELS = 3 * SIZE * SIZE };
 
@@ -177,7 +178,8 @@ static void test_golden_taps(void **state)
     CHECK(w.seen == 16, "%d golden outputs were met", w.seen);
 }
 
-/* ---- families ---------------------------------------------------------------------------------------------------- */
+/* ---- families
+ * ---------------------------------------------------------------------------------------------------- */
 
 enum { CLASSES = 10, PICTURES = 2, SEED = 7 };
 
@@ -223,7 +225,8 @@ static void one_family(const char *name)
         const precision *p = &precisions[i];
         float *logits = forward("cuda", p, &c, &w, images, PICTURES, PICTURES, false, NULL);
         const double e = swin_rel_l2(logits, want, PICTURES * CLASSES);
-        /* These weights are rougher than a trained network's: float32 alone says whether the arithmetic is right. */
+        /* These weights are rougher than a trained network's: float32 alone says whether the arithmetic is
+         * right. */
         print_message("  %s %s: relative L2 %.2e\n", name, p->name, e);
         CHECK(e <= (i ? 0.3 : 2e-5), "%s %s: %.2e", name, p->name, e);
         free(logits);
@@ -241,7 +244,8 @@ static void test_families(void **state)
     one_family("swinv2_tiny_patch4_window8_256");
 }
 
-/* ---- batches ------------------------------------------------------------------------------------------------------- */
+/* ---- batches
+ * ------------------------------------------------------------------------------------------------------- */
 
 typedef struct shape {
     const char *name;
@@ -249,7 +253,8 @@ typedef struct shape {
     int embed_dim, heads, window, image_size, images;
 } shape;
 
-/* The widths of T, B and L and both windows, with few blocks: two in the first stages, so that one is shifted. */
+/* The widths of T, B and L and both windows, with few blocks: two in the first stages, so that one is
+ * shifted. */
 static const shape shapes[] = {
     { "T 224/7", SWIN_V1, 96, 3, 7, 224, 64 },   { "B 224/7", SWIN_V1, 128, 4, 7, 224, 33 },
     { "L 224/7", SWIN_V1, 192, 6, 7, 224, 33 },  { "B 384/12", SWIN_V1, 128, 4, 12, 384, 9 },
@@ -359,7 +364,8 @@ static void test_stream(void **state)
     for (size_t i = 0; i < SWIN_COUNT(precisions); i++) one_stream("cuda", &precisions[i]);
 }
 
-/* ---- taps and observers -------------------------------------------------------------------------------------------- */
+/* ---- taps and observers
+ * -------------------------------------------------------------------------------------------- */
 
 typedef struct watch {
     const swin_config *c;
@@ -412,8 +418,9 @@ static double amax_of(const swin_observed *o)
     return fmax(fabs((double)o->min), fabs((double)o->max));
 }
 
-/* The observers see the same numbers for any batch split, bit for bit, and float32's are cpu's up to rounding; being
- * watched composes what is fused otherwise and leaves the logits where they were, up to rounding. */
+/* The observers see the same numbers for any batch split, bit for bit, and float32's are cpu's up to
+ * rounding; being watched composes what is fused otherwise and leaves the logits where they were, up to
+ * rounding. */
 static void test_observed(void **state)
 {
     (void)state;

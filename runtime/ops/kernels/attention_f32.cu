@@ -1,8 +1,8 @@
 /* Window attention in float32 for the windows that matter: head size 32, 7 x 7 or 8 x 8 tokens.
  *
- * A block of 64 threads takes one head of one window. Thread (ty, tx) of 8 x 8 owns rows ty + 8 i and columns tx + 8 j of
- * the scores, and four channels of its rows' results, so that every value read from shared memory meets at least four
- * multiply-adds. Sums run over k in ascending order, as in attention_any.cu. */
+ * A block of 64 threads takes one head of one window. Thread (ty, tx) of 8 x 8 owns rows ty + 8 i and columns
+ * tx + 8 j of the scores, and four channels of its rows' results, so that every value read from shared memory
+ * meets at least four multiply-adds. Sums run over k in ascending order, as in attention_any.cu. */
 #include "runtime/ops/kernels/tile.cuh"
 
 namespace

@@ -1,10 +1,10 @@
 /* Window attention on tensor cores: F16 and BF16, head size 32, windows of 49, 64 or 144 tokens.
  *
- * A block takes one head of one window position in a run of images, and copies the next image's q, k, v while it works on
- * this one's; position bias and mask, which all of them share, stay in registers all the while. A warp takes 16 query rows:
- * scores, softmax and the weighted sum never leave its registers, where the accumulator layout of the scores is the operand
- * layout of the second product. Scores stay float32 into the softmax; the parts, run one after the other, round them on
- * their way through memory. */
+ * A block takes one head of one window position in a run of images, and copies the next image's q, k, v while
+ * it works on this one's; position bias and mask, which all of them share, stay in registers all the while. A
+ * warp takes 16 query rows: scores, softmax and the weighted sum never leave its registers, where the
+ * accumulator layout of the scores is the operand layout of the second product. Scores stay float32 into the
+ * softmax; the parts, run one after the other, round them on their way through memory. */
 #include "runtime/ops/kernels/tile.cuh"
 
 namespace
@@ -64,8 +64,8 @@ __device__ __forceinline__ void load_window(unsigned smem, const swin_attention_
     }
 }
 
-/* This thread's share of a head's position bias, and of a window's mask if there is one, for 16 rows in the layout of the
- * scores. */
+/* This thread's share of a head's position bias, and of a window's mask if there is one, for 16 rows in the
+ * layout of the scores. */
 template <int N>
 __device__ __forceinline__ void load_bias(float (&b)[shape<N>::n8][4], const float *bias, const float *mask,
                                           int row)
@@ -129,8 +129,8 @@ softmax_rows(float (&s)[shape<N>::n8][4], const float (&bias)[shape<N>::n8][4], 
     }
 }
 
-/* Scores of a warp's 16 rows to or from memory, as T, through `stage` (16 N elements): rows without gaps lie in one piece,
- * which the lanes move side by side. tile: which 16 rows. */
+/* Scores of a warp's 16 rows to or from memory, as T, through `stage` (16 N elements): rows without gaps lie
+ * in one piece, which the lanes move side by side. tile: which 16 rows. */
 template <class T, int N, bool STORE>
 __device__ __forceinline__ void move_scores(float (&s)[shape<N>::n8][4], T *stage,
                                             const swin_attention_args &p, int64_t matrix, int tile)

@@ -1,4 +1,5 @@
-/* runtime/ops/kernels/barrier.cuh - barriers in shared memory that count arrivals and bytes (sm_90), and named ones. */
+/* runtime/ops/kernels/barrier.cuh - barriers in shared memory that count arrivals and bytes (sm_90), and
+ * named ones. */
 #pragma once
 
 #include <stdint.h>
@@ -12,7 +13,8 @@ __device__ __forceinline__ void barrier_init(unsigned at, int arrivals)
 #endif
 }
 
-/* What this thread has initialised is there for the copy engine, after the next block-wide barrier for all threads. */
+/* What this thread has initialised is there for the copy engine, after the next block-wide barrier for all
+ * threads. */
 __device__ __forceinline__ void barrier_init_done()
 {
 #if SWIN_HAVE_WGMMA

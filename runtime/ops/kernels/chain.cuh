@@ -1,9 +1,10 @@
 /* runtime/ops/kernels/chain.cuh - kernels of a forward follow each other without a gap.
  *
- * On sm_90 and newer a kernel launched by chain_launch may start while the one before it still runs: what it does before
- * chain_wait() touches nothing that earlier kernels write (it computes addresses, reads weights, fills shared memory), and
- * chain_wait() returns when everything queued before has finished. Every such kernel calls it, once, before its first read
- * or write of an activation: the order of three kernels rests on the middle one having waited. */
+ * On sm_90 and newer a kernel launched by chain_launch may start while the one before it still runs: what it
+ * does before chain_wait() touches nothing that earlier kernels write (it computes addresses, reads weights,
+ * fills shared memory), and chain_wait() returns when everything queued before has finished. Every such
+ * kernel calls it, once, before its first read or write of an activation: the order of three kernels rests on
+ * the middle one having waited. */
 #pragma once
 
 #include <cuda_runtime.h>

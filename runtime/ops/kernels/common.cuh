@@ -1,4 +1,5 @@
-/* runtime/ops/kernels/common.cuh - what the kernels share: types, 16-byte vectors, rows, activation functions. */
+/* runtime/ops/kernels/common.cuh - what the kernels share: types, 16-byte vectors, rows, activation
+ * functions. */
 #pragma once
 
 #include <cuda_bf16.h>
@@ -151,9 +152,10 @@ __device__ __forceinline__ float exp2_fast(float x)
     return y;
 }
 
-/* 0.5 x (1 + erf(x / sqrt 2)) = max(x, 0) - |x| Q(|x|), where Q is the normal distribution's upper tail. float32 uses the
- * library's erf. The half types take log2 Q from a polynomial (minimax over [0, 5.6], where Q falls under 2^-26; beyond, its
- * last term takes Q to 0): relative error under 2e-4, below their own rounding. */
+/* 0.5 x (1 + erf(x / sqrt 2)) = max(x, 0) - |x| Q(|x|), where Q is the normal distribution's upper tail.
+ * float32 uses the library's erf. The half types take log2 Q from a polynomial (minimax over [0, 5.6], where
+ * Q falls under 2^-26; beyond, its last term takes Q to 0): relative error under 2e-4, below their own
+ * rounding. */
 template <class T> __device__ __forceinline__ float gelu(float x)
 {
     if constexpr (sizeof(T) == 4) {

@@ -85,7 +85,8 @@ template <class T, int N, class R> static __global__ void __launch_bounds__(256)
     });
 }
 
-/* Eight lanes a head of a row; lane l sums elements l, l + 8 and so on, then the lanes' sums meet in a fixed order. */
+/* Eight lanes a head of a row; lane l sums elements l, l + 8 and so on, then the lanes' sums meet in a fixed
+ * order. */
 template <class T>
 static __global__ void __launch_bounds__(256)
     normalise_heads_kernel(swin_tensor out, swin_tensor x, int heads, const float *head_scale)
@@ -162,7 +163,8 @@ static __global__ void __launch_bounds__(256)
     }
 }
 
-/* ---- launchers --------------------------------------------------------------------------------------------- */
+/* ---- launchers
+ * --------------------------------------------------------------------------------------------- */
 
 static unsigned grid(const swin_tensor *x, int per_piece)
 {

@@ -1,7 +1,8 @@
 /* y = act(x w^T + bias), or residual += that: tensor cores for F16, BF16 and TF32, multiply-adds for float32.
  *
- * A block makes one tile of the output. Its k loop runs over stages of KB bytes that cp.async fills ahead. Every tile
- * shape adds the products of one output in the same order, so shapes may be chosen for speed alone. */
+ * A block makes one tile of the output. Its k loop runs over stages of KB bytes that cp.async fills ahead.
+ * Every tile shape adds the products of one output in the same order, so shapes may be chosen for speed
+ * alone. */
 #include "runtime/ops/kernels/gemm.cuh"
 #include "runtime/ops/kernels/tile.cuh"
 
@@ -101,7 +102,8 @@ static __global__ void __launch_bounds__(MW *NW * 32) gemm_mma_kernel(const __gr
     store_tile<T, BM, BN, THREADS>(tile, p, m0, n0, threadIdx.x);
 }
 
-/* A warp is 4 x 8 threads, each with 8 x TN outputs: rows ty + 4 i, columns tx + 8 j of the warp's 32 x (8 TN). */
+/* A warp is 4 x 8 threads, each with 8 x TN outputs: rows ty + 4 i, columns tx + 8 j of the warp's 32 x (8
+ * TN). */
 template <int MW, int NW, int TN, int STAGES>
 static __global__ void __launch_bounds__(MW *NW * 32, MW *NW == 8 ? 2 : 1)
     gemm_simt_kernel(const __grid_constant__ swin_gemm p)
@@ -168,7 +170,8 @@ template <class T> static __global__ void __launch_bounds__(256) gemm_any_kernel
     }
 }
 
-/* ---- configurations ----------------------------------------------------------------------------------------- */
+/* ---- configurations
+ * ----------------------------------------------------------------------------------------- */
 
 template <class E, int BM, int BN, int MW, int NW, int KB, int STAGES>
 static gemm_config mma_config(const char *name)
@@ -213,8 +216,8 @@ static gemm_config *simt_table()
     return table;
 }
 
-/* Hopper's own instructions wherever they are built in and the chip has them: one kind of instruction for all shapes of a
- * type, so that every tile gives the same bits. */
+/* Hopper's own instructions wherever they are built in and the chip has them: one kind of instruction for all
+ * shapes of a type, so that every tile gives the same bits. */
 static gemm_config *table_of(swin_gemm_math math, int *count)
 {
     gemm_config *wide = swin_wgmma_table(math, count);
@@ -293,7 +296,8 @@ static int64_t tiles(const gemm_config *c, const swin_gemm *p)
     return (p->m + c->bm - 1) / c->bm * ((p->n + c->bn - 1) / c->bn);
 }
 
-/* About how many clocks a multiprocessor needs for one step of one block, with the operands from the L2 cache. */
+/* About how many clocks a multiprocessor needs for one step of one block, with the operands from the L2
+ * cache. */
 static double step_clocks(const gemm_config *c, swin_gemm_math math)
 {
     static const double products[] = { 100, 400, 1700,

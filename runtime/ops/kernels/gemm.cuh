@@ -14,7 +14,8 @@ typedef struct gemm_config {
     bool ready;           /* its shared memory has been asked for */
 } gemm_config;
 
-/* gemm_wgmma.cu: NULL where this build or the current GPU has no wgmma, or for another type than F16 and BF16. */
+/* gemm_wgmma.cu: NULL where this build or the current GPU has no wgmma, or for another type than F16 and
+ * BF16. */
 gemm_config *swin_wgmma_table(swin_gemm_math math, int *count);
 cudaError_t swin_wgmma_launch(cudaStream_t stream, const swin_gemm *p, const gemm_config *c, unsigned blocks,
                               size_t shared, int stages);

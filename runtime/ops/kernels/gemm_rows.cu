@@ -1,11 +1,12 @@
-/* y = act(LN(x) w^T + bias), or residual += that, for Hopper: a block reads its 128 rows of x once, normalises them on
- * their way into shared memory and keeps them there while the weight streams past. F16 and BF16, k up to 256: past that,
- * LayerNorm done again by every block that shares the rows costs more than a pass of its own over memory.
+/* y = act(LN(x) w^T + bias), or residual += that, for Hopper: a block reads its 128 rows of x once,
+ * normalises them on their way into shared memory and keeps them there while the weight streams past. F16 and
+ * BF16, k up to 256: past that, LayerNorm done again by every block that shares the rows costs more than a
+ * pass of its own over memory.
  *
- * Two warpgroups own 64 rows each and never wait for one another; both read the weight from one ring of tiles that a
- * ninth warp fills with bulk copies, so that one may store its results while the other multiplies. The weight lies in
- * memory as those tiles lie in shared memory (swin_gemm_pack_launch): a tile is one copy. The sums of an output are added
- * as in gemm_wgmma.cu, so both give the same bits for the same rows. */
+ * Two warpgroups own 64 rows each and never wait for one another; both read the weight from one ring of tiles
+ * that a ninth warp fills with bulk copies, so that one may store its results while the other multiplies. The
+ * weight lies in memory as those tiles lie in shared memory (swin_gemm_pack_launch): a tile is one copy. The
+ * sums of an output are added as in gemm_wgmma.cu, so both give the same bits for the same rows. */
 #include "runtime/ops/kernels/barrier.cuh"
 
 #pragma nv_diag_suppress 177 /* code for other chips uses nothing of this */
@@ -15,7 +16,8 @@ namespace
 
 constexpr int ROWS = 64, BM = 2 * ROWS, THREADS = 2 * 128 + 32, PANEL = BM * 128, MOST_STAGES = 8;
 
-/* ---- rows of x ------------------------------------------------------------------------------------------------ */
+/* ---- rows of x
+ * ------------------------------------------------------------------------------------------------ */
 
 /* Where 8 elements from column `col` of output row `row` come from. */
 template <class T> __device__ __forceinline__ const T *source(const swin_gemm_rows &p, int64_t row, int col)
@@ -103,7 +105,8 @@ __device__ __forceinline__ void load_rows(char *panels, const swin_gemm_rows &p,
     }
 }
 
-/* ---- the kernel ------------------------------------------------------------------------------------------------ */
+/* ---- the kernel
+ * ------------------------------------------------------------------------------------------------ */
 
 struct ring {
     unsigned tiles, full, empty; /* shared memory: the tiles, and a pair of barriers for each */
@@ -207,7 +210,8 @@ __global__ void __launch_bounds__(256) pack_kernel(uint4 *packed, const uint4 *w
     }
 }
 
-/* ---- choice ---------------------------------------------------------------------------------------------------- */
+/* ---- choice
+ * ---------------------------------------------------------------------------------------------------- */
 
 struct variant {
     const void *kernel;
@@ -243,8 +247,8 @@ int stages_of(const variant *v)
     return n < MOST_STAGES ? n : MOST_STAGES;
 }
 
-/* Blocks that share the columns of a row block: rounds of blocks times a block's work, where reading its rows counts as
- * one tile. */
+/* Blocks that share the columns of a row block: rounds of blocks times a block's work, where reading its rows
+ * counts as one tile. */
 int choose_splits(const variant *v, int64_t row_blocks, int tiles, int multiprocessors)
 {
     const int64_t slots = (int64_t)multiprocessors * v->each;

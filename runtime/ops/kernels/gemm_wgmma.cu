@@ -1,8 +1,10 @@
-/* The GEMM of gemm.cu for Hopper, F16 and BF16: wgmma reads both operands from shared memory, which the copy engine fills.
+/* The GEMM of gemm.cu for Hopper, F16 and BF16: wgmma reads both operands from shared memory, which the copy
+ * engine fills.
  *
- * WG warpgroups stand one above the other in the tile, 64 rows each; one more warp asks the copy engine for the tiles of
- * the steps ahead, 64 elements of k each, in the layout that wgmma reads. A pair of barriers for each place of the ring
- * says when its tiles have arrived and when all have read them, so that no warp waits for more than it needs. */
+ * WG warpgroups stand one above the other in the tile, 64 rows each; one more warp asks the copy engine for
+ * the tiles of the steps ahead, 64 elements of k each, in the layout that wgmma reads. A pair of barriers for
+ * each place of the ring says when its tiles have arrived and when all have read them, so that no warp waits
+ * for more than it needs. */
 #include <cuda.h> /* types of the copy engine's maps; the function that makes one is asked of the driver */
 
 #include "runtime/ops/kernels/barrier.cuh"
@@ -136,7 +138,8 @@ template <class T> gemm_config *table()
     return all;
 }
 
-/* ---- maps for the copy engine ----------------------------------------------------------------------------------- */
+/* ---- maps for the copy engine
+ * ----------------------------------------------------------------------------------- */
 
 typedef CUresult (*encoder)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *,
                             const cuuint64_t *, const cuuint32_t *, const cuuint32_t *, CUtensorMapInterleave,

@@ -1,10 +1,11 @@
-/* Observers: count, non-finite count, min, max and the two-sided histogram of a tensor, exactly as swin_observed defines
- * them, without a word to the host.
+/* Observers: count, non-finite count, min, max and the two-sided histogram of a tensor, exactly as
+ * swin_observed defines them, without a word to the host.
  *
- * Blocks gather a histogram with the width that the running observation has, in shared memory, and add it to the
- * observation: merging bins in pairs later is exact, so what was counted stays right when the range grows. When a value lay
- * outside, the block that finishes last widens the observation, and a second pass, which every other time finds nothing to
- * do, counts those values alone. Only integers are added, so the result does not depend on the order of anything. */
+ * Blocks gather a histogram with the width that the running observation has, in shared memory, and add it to
+ * the observation: merging bins in pairs later is exact, so what was counted stays right when the range
+ * grows. When a value lay outside, the block that finishes last widens the observation, and a second pass,
+ * which every other time finds nothing to do, counts those values alone. Only integers are added, so the
+ * result does not depend on the order of anything. */
 #include "runtime/ops/kernels/common.cuh"
 
 namespace
@@ -32,8 +33,8 @@ __device__ __forceinline__ float width_for(float amax)
 }
 
 struct tally {
-    unsigned hist; /* shared memory */
-    float inverse, limit;       /* 1 / width; HALF, or -1 when there is no width yet */
+    unsigned hist;                /* shared memory */
+    float inverse, limit;         /* 1 / width; HALF, or -1 when there is no width yet */
     float was_inverse, was_limit; /* those of the first pass */
     float low, high;
     unsigned bad;
@@ -112,7 +113,8 @@ __device__ void flush(const tally &t, const unsigned *hist, swin_observer_state 
         if (hist[i]) atomicAdd(&o->hist[i], (unsigned long long)hist[i]);
 }
 
-/* Widen the observation's histogram to `width` (all threads): bins merge in groups of 2^shift, from zero outwards. */
+/* Widen the observation's histogram to `width` (all threads): bins merge in groups of 2^shift, from zero
+ * outwards. */
 __device__ void widen(swin_observer_state *o, unsigned long long *buffer, float width)
 {
     const int from = (int)(__float_as_uint(o->width) >> 23), to = (int)(__float_as_uint(width) >> 23);
@@ -201,8 +203,8 @@ __global__ void reset_kernel(swin_observer_state *o)
 
 } // namespace
 
-/* The same elements as a matrix whose rows can be read 16 bytes at a time, where there is one: rows without padding can be
- * cut anywhere. */
+/* The same elements as a matrix whose rows can be read 16 bytes at a time, where there is one: rows without
+ * padding can be cut anywhere. */
 static swin_tensor flatten(const swin_tensor *x)
 {
     static const int64_t widths[] = { 1024, 512, 256, 128, 64, 32, 16, 8 };
@@ -226,7 +228,8 @@ extern "C" cudaError_t swin_observe_launch(cudaStream_t stream, swin_observer_st
     const swin_tensor flat = flatten(x);
     const int64_t rows_each = most / flat.cols > 0 ? most / flat.cols : 1;
     for (int64_t at = 0; at < flat.rows; at += rows_each) {
-        const swin_tensor part = swin_rows(&flat, at, flat.rows - at < rows_each ? flat.rows - at : rows_each);
+        const swin_tensor part =
+            swin_rows(&flat, at, flat.rows - at < rows_each ? flat.rows - at : rows_each);
         const unsigned blocks = swin_blocks(part.rows * part.cols, THREADS * 32, 2 * multiprocessors);
         SWIN_WITH_TYPE(x->dtype, {
             cudaError_t e = chain_launch(observe_kernel<T, true>, blocks, THREADS, 0, stream, o, scratch,

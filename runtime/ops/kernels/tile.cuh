@@ -1,8 +1,10 @@
-/* runtime/ops/kernels/tile.cuh - tiles of matrices in shared memory: asynchronous copies, swizzle, fragments, mma.
+/* runtime/ops/kernels/tile.cuh - tiles of matrices in shared memory: asynchronous copies, swizzle, fragments,
+ * mma.
  *
- * A tile's row is KB bytes (64 or 128) of one matrix row, in chunks of 16 bytes. Chunks are swizzled so that eight
- * consecutive rows of one chunk column lie in eight different groups of four banks: ldmatrix and the SIMT kernel's reads
- * then never collide. The same bytes serve every element type: a step of the tensor cores is 32 bytes of k. */
+ * A tile's row is KB bytes (64 or 128) of one matrix row, in chunks of 16 bytes. Chunks are swizzled so that
+ * eight consecutive rows of one chunk column lie in eight different groups of four banks: ldmatrix and the
+ * SIMT kernel's reads then never collide. The same bytes serve every element type: a step of the tensor cores
+ * is 32 bytes of k. */
 #pragma once
 
 #include "runtime/ops/kernels/common.cuh"
@@ -18,7 +20,8 @@ __device__ __forceinline__ unsigned shared_address(const void *p)
     return (unsigned)__cvta_generic_to_shared(p);
 }
 
-/* 16 bytes from global to shared memory, zeros when not ok (from is then not read, but must be an address). */
+/* 16 bytes from global to shared memory, zeros when not ok (from is then not read, but must be an address).
+ */
 __device__ __forceinline__ void copy16(unsigned to, const void *from, bool ok)
 {
 #if SWIN_HAVE_MMA
@@ -56,7 +59,8 @@ template <int KB> __device__ __forceinline__ unsigned chunk_at(int row, int chun
     return (unsigned)(row * KB + swizzle<KB>(row, chunk) * 16);
 }
 
-/* Queue copies of a tile of ROWS rows; rows past rows_left and bytes past bytes_left (a multiple of 16) become zero. */
+/* Queue copies of a tile of ROWS rows; rows past rows_left and bytes past bytes_left (a multiple of 16)
+ * become zero. */
 template <int ROWS, int KB, int THREADS>
 __device__ __forceinline__ void tile_load(unsigned to, const char *from, int64_t pitch, int64_t rows_left,
                                           int bytes_left)
@@ -88,7 +92,8 @@ __device__ __forceinline__ void ldmatrix4_trans(unsigned (&r)[4], unsigned at)
 #endif
 }
 
-/* The 16-row A fragment of 32 bytes of k, rows from `row`, and the B fragments of two 8-column tiles from `row`. */
+/* The 16-row A fragment of 32 bytes of k, rows from `row`, and the B fragments of two 8-column tiles from
+ * `row`. */
 template <int KB> __device__ __forceinline__ void load_a(unsigned (&a)[4], unsigned tile, int row, int step)
 {
     const int lane = threadIdx.x & 31;
@@ -100,8 +105,8 @@ template <int KB> __device__ __forceinline__ void load_b(unsigned (&b)[4], unsig
     ldmatrix4(b, tile + chunk_at<KB>(row + (lane & 7) + (lane >> 4) * 8, 2 * step + ((lane >> 3) & 1)));
 }
 
-/* What the tensor cores multiply. T: the type in memory. prepare: an operand's words before the product; prepare_weight: a
- * weight's, which linear_prepare has already rounded. */
+/* What the tensor cores multiply. T: the type in memory. prepare: an operand's words before the product;
+ * prepare_weight: a weight's, which linear_prepare has already rounded. */
 struct mma_f16 {
     using T = __half;
     static __device__ __forceinline__ void prepare(unsigned (&)[4]) {}
@@ -157,7 +162,8 @@ struct mma_tf32 {
     }
 };
 
-/* ---- a GEMM's last step ------------------------------------------------------------------------------------- */
+/* ---- a GEMM's last step
+ * ------------------------------------------------------------------------------------- */
 
 /* Elements between the rows of an output tile in shared memory. */
 template <int BN> constexpr int out_pitch = BN + 8;
@@ -169,8 +175,8 @@ __device__ __forceinline__ void load_bias(float *shared, const swin_gemm &p, int
     for (int i = threadIdx.x; i < BN; i += THREADS) shared[i] = p.bias && n0 + i < p.n ? p.bias[n0 + i] : 0.f;
 }
 
-/* A warp's 16 rows x (8 NT) columns of sums, in the layout of the tensor cores' accumulators, through bias and activation
- * into the staged tile. row, col: where the warp's part begins in the tile. */
+/* A warp's 16 rows x (8 NT) columns of sums, in the layout of the tensor cores' accumulators, through bias
+ * and activation into the staged tile. row, col: where the warp's part begins in the tile. */
 template <class T, int BN, int NT>
 __device__ __forceinline__ void stage_rows(T *tile, const float *bias, float (&acc)[NT][4], swin_act act,
                                            int row, int col)
@@ -201,8 +207,8 @@ __device__ __forceinline__ void stage_rows(T *tile, const float *bias, float (&a
     }
 }
 
-/* The staged tile to memory: stored, or added to the residual (rounded once more, as a separate add would). thread: of
- * the THREADS that share the work. */
+/* The staged tile to memory: stored, or added to the residual (rounded once more, as a separate add would).
+ * thread: of the THREADS that share the work. */
 template <class T, int BM, int BN, int THREADS>
 __device__ __forceinline__ void store_tile(const T *tile, const swin_gemm &p, int64_t m0, int n0, int thread)
 {

@@ -105,7 +105,7 @@ static swin_status open_precision(bench *b, bench_run *r)
     const swin_common *c = &b->o->common;
     const swin_dev_opts dev = { .device = c->device,
                                 .threads = c->threads,
-                                .tf32 = strcmp(r->precision, "tf32") == 0 };
+                                .tf32 = c->tf32 || strcmp(r->precision, "tf32") == 0 };
     SWIN_TRY(swin_dev_open(&r->dev, c->backend, &dev));
     r->ops = r->dev->ops;
     if (dev.tf32 && strcmp(r->ops->name, "cuda") != 0)

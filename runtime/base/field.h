@@ -70,7 +70,7 @@ typedef struct swin_common {
     const char *data_path;
     const char *backend; /* "auto", "cuda", "cpu", "ref" */
     int device, threads;
-    bool strict, quiet, verbose, json;
+    bool tf32, strict, quiet, verbose, json;
     bool no_head; /* of programs that need no head */
 } swin_common;
 
@@ -102,6 +102,8 @@ typedef struct swin_common {
         SWIN_FIELD_COMMON(T, backend, SWIN_FIELD_CHOICE, 0, 0, "NAME", "where the network runs",             \
                           "auto|cuda|cpu|ref"),                                                              \
         SWIN_FIELD_COMMON(T, device, SWIN_FIELD_INT, 0, 1023, "N", "GPU number", NULL),                      \
+        SWIN_FIELD_COMMON(T, tf32, SWIN_FIELD_BOOL, 0, 0, NULL,                                              \
+                          "float32 products round their inputs to TF32 (cuda)", NULL),                       \
         SWIN_FIELD_COMMON(T, threads, SWIN_FIELD_INT, 0, 1024, "N", "CPU threads, 0 for one per processor",  \
                           NULL),                                                                             \
         SWIN_FIELD_COMMON(T, strict, SWIN_FIELD_BOOL, 0, 0, NULL,                                            \

@@ -1,5 +1,7 @@
 #include "runtime/swin/session.h"
 
+#include <string.h>
+
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
 #include "runtime/swin/checkpoint.h"
@@ -56,8 +58,12 @@ swin_status swin_session_open(swin_session *s, const swin_common *common, bool n
     if (st == SWIN_OK) st = swin_weights_sha256(&s->config, &s->weights, s->sha256);
     if (st == SWIN_OK) swin_detail("model %s loaded in %.3f s", s->config.name, swin_now() - start);
     if (st == SWIN_OK && need_device) {
-        const swin_dev_opts opts = { .device = common->device, .threads = common->threads };
+        const swin_dev_opts opts = { .device = common->device,
+                                     .threads = common->threads,
+                                     .tf32 = common->tf32 };
         st = swin_dev_open(&s->dev, common->backend, &opts);
+        if (st == SWIN_OK && common->tf32 && strcmp(s->dev->ops->name, "cuda") != 0)
+            swin_warn("--tf32: only the cuda backend has it, not %s", s->dev->ops->name);
     }
     if (st != SWIN_OK) swin_session_close(s);
     return st;

@@ -14,9 +14,9 @@
 
 typedef struct options {
     swin_common common;
-    const char *split, *sample, *calibrator, *histogram, *recover, *calib_output_path, *report;
-    int num_calib_batch, calib_batchsz, seed, int8_mode;
-    double percentile;
+    const char *split, *sample, *calibrator, *histogram, *recover, *calib_output_path, *report, *int8_mode;
+    int num_calib_batch, calib_batchsz, seed, auto_from, auto_images;
+    double percentile, min_agreement, min_sqnr;
     bool from_checkpoint;
 } options;
 
@@ -34,10 +34,11 @@ static const swin_field fields[] = {
       "spread|first|random"),
     F(seed, INT, 0, 2147483647, "N", "for --sample random", NULL),
     { "Calibration:", SWIN_FIELD_HEADING, 0, 0, 0, NULL, NULL, NULL },
-    F(int8_mode, INT, 1, 3, "N",
+    F(int8_mode, CHOICE, 0, 0, "NAME",
       "1: every GEMM input and output; 2: fc2's and merging's outputs stay INT32; 3: inputs only, asymmetric "
-      "where it pays",
-      NULL),
+      "where it pays; auto: --auto-from's mode, with the fewest sites and layers left in float that a limit "
+      "below asks for",
+      "1|2|3|auto"),
     F(calibrator, CHOICE, 0, 0, "NAME", "how a range is chosen for an activation",
       "percentile|max|mse|entropy"),
     F(percentile, DOUBLE, 50, 100, "P", "percent of all magnitudes that --calibrator percentile keeps", NULL),
@@ -48,6 +49,12 @@ static const swin_field fields[] = {
       "accuracy recovery without training: none, fast, best, or its methods by name, separated by commas: "
       "equalize, ranges, round, bias",
       NULL),
+    { "With --int8-mode auto, what INT8 must reach on images held back from calibration:", SWIN_FIELD_HEADING,
+      0, 0, 0, NULL, NULL, NULL },
+    F(min_agreement, DOUBLE, 0, 100, "PERCENT", "fp32's top-1 on so many of them; 0: no such limit", NULL),
+    F(min_sqnr, DOUBLE, 0, 200, "DB", "SQNR of the logits against fp32; 0: no such limit", NULL),
+    F(auto_from, INT, 1, 3, "N", "the int8-mode that is relaxed", NULL),
+    F(auto_images, INT, 2, SWIN_AUTO_IMAGES_MAX, "N", "images held back, besides those for calibration", NULL),
     { "Checkpoints:", SWIN_FIELD_HEADING, 0, 0, 0, NULL, NULL, NULL },
     F(from_checkpoint, BOOL, 0, 0, NULL,
       "no images: take the ranges that a PyTorch toolkit's calibrated checkpoint stores (its _amax buffers)",
@@ -87,9 +94,40 @@ static swin_status check_output(const options *o, const char *flag, const char *
     return swin_output_check(flag, path, inputs, SWIN_COUNT(inputs));
 }
 
+static bool is_auto(const options *o)
+{
+    return strcmp(o->int8_mode, "auto") == 0;
+}
+
+static swin_int8_mode mode_of(const options *o)
+{
+    return (swin_int8_mode)(is_auto(o) ? o->auto_from : o->int8_mode[0] - '0');
+}
+
+static swin_auto_limit limit_of(const options *o)
+{
+    return (swin_auto_limit){ .min_agreement = o->min_agreement, .min_sqnr = o->min_sqnr };
+}
+
+static swin_status check_auto(const options *o)
+{
+    const bool limited = o->min_agreement > 0 || o->min_sqnr > 0;
+    const swin_auto_limit limit = limit_of(o);
+    if (!is_auto(o) && limited)
+        return swin_fail(SWIN_ERR_USAGE, "%s: a limit for --int8-mode auto, not for --int8-mode %s",
+                         o->min_agreement > 0 ? "--min-agreement" : "--min-sqnr", o->int8_mode);
+    if (!is_auto(o)) return SWIN_OK;
+    if (!limited)
+        return swin_fail(SWIN_ERR_USAGE, "--int8-mode auto needs --min-agreement PERCENT or --min-sqnr DB");
+    if (o->from_checkpoint)
+        return swin_fail(SWIN_ERR_USAGE, "--int8-mode auto measures on images: not with --from-checkpoint");
+    return swin_auto_check(&limit, (size_t)o->auto_images);
+}
+
 static swin_status check(const options *o)
 {
     unsigned methods;
+    SWIN_TRY(check_auto(o));
     SWIN_TRY(swin_recover_choose(&methods, o->recover));
     if (!o->from_checkpoint)
         SWIN_TRY(swin_need_path("--data-path", o->common.data_path));
@@ -121,12 +159,14 @@ static swin_calib_opts run_opts(const options *o)
         .sample = sample_of(o->sample),
         .seed = (uint64_t)o->seed,
         .strict = o->common.strict,
-        .mode = (swin_int8_mode)o->int8_mode,
+        .mode = mode_of(o),
         .histogram = strcmp(o->histogram, "compat") == 0 ? SWIN_HIST_COMPAT : SWIN_HIST_EXACT,
         .calibrator = swin_calibrator_find(o->calibrator),
         .calibrator_opts = { .percentile = o->percentile },
         .recover = methods,
         .recover_name = o->recover,
+        .auto_images = is_auto(o) ? (size_t)o->auto_images : 0,
+        .limit = limit_of(o),
     };
 }
 
@@ -147,8 +187,8 @@ static swin_status observe(swin_calib_file *f, const options *o, const swin_sess
     const swin_calib_opts run = run_opts(o);
     const swin_status st = swin_calib_run(f, s->dev, &s->config, &s->weights, s->sha256, &run, &t);
     if (st == SWIN_OK)
-        swin_note("data %.2f s, images and ranges %.2f s, recovery %.2f s", t.open_s, t.observe_s,
-                  t.recover_s);
+        swin_note("data %.2f s, images and ranges %.2f s, recovery %.2f s, auto %.2f s", t.open_s,
+                  t.observe_s, t.recover_s, t.auto_s);
     return st;
 }
 
@@ -158,7 +198,7 @@ static swin_status take(swin_calib_file *f, const options *o, const swin_session
     swin_ckpt *ck;
     SWIN_TRY(swin_ckpt_open(&ck, o->common.resume));
     const swin_status st =
-        swin_calib_from_checkpoint(f, &s->config, &s->weights, ck, s->sha256, (swin_int8_mode)o->int8_mode);
+        swin_calib_from_checkpoint(f, &s->config, &s->weights, ck, s->sha256, mode_of(o));
     swin_ckpt_close(ck);
     return st == SWIN_OK ? st : swin_fail_context(st, "%s", o->common.resume);
 }
@@ -198,7 +238,9 @@ int main(int argc, char **argv)
         .num_calib_batch = 10,
         .calib_batchsz = 8,
         .sample = "spread",
-        .int8_mode = 1,
+        .int8_mode = "1",
+        .auto_from = 3,
+        .auto_images = SWIN_AUTO_IMAGES,
         .calibrator = "percentile",
         .percentile = 99.99,
         .histogram = "exact",

@@ -236,6 +236,11 @@ const swin_weights *swin_recover_weights(const swin_recover *r)
     return &r->w;
 }
 
+const swin_weights *swin_recover_exact(const swin_recover *r)
+{
+    return r->exact.block ? &r->exact : &r->w;
+}
+
 const size_t *swin_recover_indices(const swin_recover *r, size_t *count)
 {
     *count = r->count;

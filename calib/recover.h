@@ -59,6 +59,9 @@ const size_t *swin_recover_indices(const swin_recover *r, size_t *count);
  * method that runs AFTER changes it. */
 const swin_weights *swin_recover_weights(const swin_recover *r);
 
+/* The weights before methods that run AFTER changed them: with f's factors still the float network of the start. */
+const swin_weights *swin_recover_exact(const swin_recover *r);
+
 /* Whether any of the methods chosen runs then. */
 bool swin_recover_has(const swin_recover *r, swin_recover_when when);
 

@@ -20,6 +20,44 @@ static double clipped_share(const swin_site_record *s)
     return (double)beyond / (double)s->count;
 }
 
+/* ---- --int8-mode auto ------------------------------------------------------------------------------------------------- */
+
+static double percent(uint64_t part, uint64_t all)
+{
+    return all ? 100.0 * (double)part / (double)all : 0;
+}
+
+static void print_unit(FILE *out, int width, const swin_relax_unit *u)
+{
+    fprintf(out, "%-*s  %8.2f  %7.2f%%  %+8.3f  %10.3f  %10.1f  %s\n", width, u->name, u->alone_db, u->share,
+            u->gain_db, (double)u->bytes / 1e6, (double)u->ops / 1e6, u->relaxed ? "float" : "int8");
+}
+
+/* Every unit, then what was relaxed and what that costs an engine. */
+static void print_relaxation(FILE *out, const swin_relaxation *r)
+{
+    uint64_t bytes = 0, ops = 0, all_bytes = 0, all_ops = 0;
+    int width = 4, relaxed = 0;
+    for (int i = 0; i < r->nunits; i++) width = (int)fmax(width, (double)strlen(r->units[i].name));
+    fprintf(out, "\n%-*s  %8s  %8s  %8s  %10s  %10s  %s\n", width, "unit", "alone dB", "share", "gain dB",
+            "+MB", "FP16 Mop", "runs in");
+    for (int i = 0; i < r->nunits; i++) {
+        const swin_relax_unit *u = &r->units[i];
+        print_unit(out, width, u);
+        all_bytes += u->bytes;
+        all_ops += u->ops;
+        relaxed += u->relaxed;
+        bytes += u->relaxed ? u->bytes : 0;
+        ops += u->relaxed ? u->ops : 0;
+    }
+    fprintf(out,
+            "%d of %d units relaxed, for an image %.3f MB more (%.2f %%) and %.1f Mop at FP16's rate (%.2f %%)\n",
+            relaxed, r->nunits, (double)bytes / 1e6, percent(bytes, all_bytes), (double)ops / 1e6,
+            percent(ops, all_ops));
+    fprintf(out, "agreement %.2f -> %.2f %%, SQNR %.2f -> %.2f dB, on %llu images held back\n",
+            r->before_agreement, r->after_agreement, r->before_db, r->after_db, (unsigned long long)r->images);
+}
+
 void swin_calib_print_table(FILE *out, const swin_calib_file *f)
 {
     int width = 4, on = 0;
@@ -40,6 +78,7 @@ void swin_calib_print_table(FILE *out, const swin_calib_file *f)
     }
     fprintf(out, "%d sites, %d quantized in int8-mode %d; %s, %llu images, %s histograms\n", f->nsites, on,
             (int)f->mode, f->calibrator, (unsigned long long)f->images, f->histogram);
+    if (f->relaxation.present) print_relaxation(out, &f->relaxation);
 }
 
 static json_t *site_json(const swin_site_record *s)
@@ -53,6 +92,36 @@ static json_t *site_json(const swin_site_record *s)
                      "count", (json_int_t)s->count, "clipped", clipped_share(s));
 }
 
+/* JSON has no infinity: null. */
+static json_t *real_or_null(double v)
+{
+    return isfinite(v) ? json_real(v) : json_null();
+}
+
+static json_t *unit_json(const swin_relax_unit *u)
+{
+    return json_pack("{s:s, s:b, s:o, s:f, s:o, s:I, s:I}", "name", u->name, "relaxed", u->relaxed,
+                     "sqnr_alone_db", real_or_null(u->alone_db), "share", u->share, "gain_db",
+                     real_or_null(u->gain_db), "bytes", (json_int_t)u->bytes, "ops", (json_int_t)u->ops);
+}
+
+static json_t *relaxation_json(const swin_relaxation *r)
+{
+    if (!r->present) return json_null();
+    json_t *units = json_array();
+    for (int i = 0; units && i < r->nunits; i++)
+        if (json_array_append_new(units, unit_json(&r->units[i])) != 0) {
+            json_decref(units);
+            return NULL;
+        }
+    return json_pack("{s:f, s:f, s:I, s:s, s:o, s:o, s:o, s:o, s:o}", "min_agreement", r->min_agreement,
+                     "min_sqnr_db", r->min_sqnr, "images", (json_int_t)r->images, "image_list_sha256",
+                     r->image_list_sha256, "before_agreement", real_or_null(r->before_agreement),
+                     "before_sqnr_db", real_or_null(r->before_db), "after_agreement",
+                     real_or_null(r->after_agreement), "after_sqnr_db", real_or_null(r->after_db), "units",
+                     units);
+}
+
 static json_t *file_json(const swin_calib_file *f)
 {
     json_t *sites = json_array();
@@ -61,11 +130,12 @@ static json_t *file_json(const swin_calib_file *f)
             json_decref(sites);
             return NULL;
         }
-    return json_pack("{s:s, s:s, s:s, s:i, s:s, s:f, s:s, s:s, s:I, s:s, s:s, s:s, s:o}", "tool", f->tool,
+    return json_pack("{s:s, s:s, s:s, s:i, s:s, s:f, s:s, s:s, s:I, s:s, s:s, s:s, s:o, s:o}", "tool", f->tool,
                      "model", f->config.name, "engine", f->engine, "int8_mode", (int)f->mode, "calibrator",
                      f->calibrator, "percentile", f->percentile, "histogram", f->histogram, "recover",
                      f->recover, "images", (json_int_t)f->images, "checkpoint_sha256", f->checkpoint_sha256,
-                     "image_list_sha256", f->image_list_sha256, "preprocess", f->preprocess, "sites", sites);
+                     "image_list_sha256", f->image_list_sha256, "preprocess", f->preprocess, "auto",
+                     relaxation_json(&f->relaxation), "sites", sites);
 }
 
 swin_status swin_calib_print_json(FILE *out, const swin_calib_file *f)

@@ -16,23 +16,46 @@ typedef struct run {
     swin_calib_file *f;
     swin_dataset *data;
     size_t *chosen, nchosen;
+    size_t *held, nheld; /* back, for --int8-mode auto */
     swin_loader *loader;
     swin_net *net;
     swin_stats *stats;
     swin_recover *recover; /* NULL: none */
 } run;
 
+/* A set too small for both gives at most half to auto. */
+static size_t calibration_images(const run *r, size_t total)
+{
+    const size_t kept = r->o->auto_images < total / 2 ? r->o->auto_images : total / 2, left = total - kept;
+    return r->o->images < left ? r->o->images : left;
+}
+
+static swin_status hold_back(run *r, size_t total)
+{
+    if (!r->o->auto_images) return SWIN_OK;
+    r->held = malloc((r->o->auto_images + 1) * sizeof *r->held);
+    if (!r->held) return swin_fail(SWIN_ERR_MEM, "no memory for a list of %zu images", r->o->auto_images);
+    r->nheld = swin_auto_hold_back(r->held, r->o->sample, r->o->seed, total, r->chosen, r->nchosen,
+                                   r->o->auto_images);
+    if (r->nheld < r->o->auto_images)
+        swin_warn("--auto-images %zu: the set has %zu images, %zu are held back", r->o->auto_images, total,
+                  r->nheld);
+    if (r->nheld == 0)
+        return swin_fail(SWIN_ERR_VALUE, "--int8-mode auto: %s has no image to hold back", r->o->data_path);
+    return swin_auto_check(&r->o->limit, r->nheld);
+}
+
 static swin_status choose_images(run *r)
 {
     SWIN_TRY(swin_dataset_open(&r->data, r->o->data_path, r->o->split));
-    const size_t total = swin_dataset_count(r->data), want = r->o->images < total ? r->o->images : total;
+    const size_t total = swin_dataset_count(r->data), want = calibration_images(r, total);
     r->chosen = malloc((want + 1) * sizeof *r->chosen);
     if (!r->chosen) return swin_fail(SWIN_ERR_MEM, "no memory for a list of %zu images", want);
     r->nchosen = swin_sample_choose(r->o->sample, r->o->seed, total, want, r->chosen);
     swin_note("%s: %s, %zu images, %zu of them used", r->o->data_path, swin_dataset_kind(r->data), total,
               r->nchosen);
     if (want < r->o->images) swin_warn("%zu images were asked for, the set has %zu", r->o->images, total);
-    return SWIN_OK;
+    return hold_back(r, total);
 }
 
 static swin_status open_all(run *r, swin_dev *dev, const swin_config *c, const swin_weights *w,
@@ -228,6 +251,25 @@ static swin_status prepare_recovery(run *r, swin_dev *dev, const swin_config *c,
     return swin_recover_run(r->recover, SWIN_RECOVER_BEFORE);
 }
 
+/* The weights change with what is relaxed, so the file's corrections are collected anew. */
+static swin_status relax(run *r, swin_dev *dev, const swin_config *c, const swin_weights *w)
+{
+    swin_weights own = { 0 };
+    const swin_weights *last = r->recover ? swin_recover_weights(r->recover) : w,
+                       *exact = r->recover ? swin_recover_exact(r->recover) : w;
+    const swin_auto_opts ao = { .limit = r->o->limit,
+                                .threads = r->o->threads,
+                                .strict = r->o->strict,
+                                .indices = r->held,
+                                .count = r->nheld };
+    swin_weights before = *w; /* views: only read */
+    SWIN_TRY(swin_weights_clone(&own, last, c));
+    swin_status st = swin_auto_run(r->f, dev, r->data, w, exact, &own, &ao);
+    if (st == SWIN_OK) st = swin_corrections_collect(&r->f->corrections, c, &before, &own);
+    swin_weights_free(&own);
+    return st;
+}
+
 static swin_status calibrate(run *r, swin_dev *dev, const swin_config *c, const swin_weights *w,
                              const char *sha, swin_calib_timing *t)
 {
@@ -243,6 +285,8 @@ static swin_status calibrate(run *r, swin_dev *dev, const swin_config *c, const 
     t->observe_s = swin_now() - start - t->open_s;
     if (r->recover) SWIN_TRY(swin_recover_run(r->recover, SWIN_RECOVER_AFTER));
     t->recover_s = swin_now() - start - t->open_s - t->observe_s;
+    if (r->nheld) SWIN_TRY(relax(r, dev, c, w));
+    t->auto_s = swin_now() - start - t->open_s - t->observe_s - t->recover_s;
     return SWIN_OK;
 }
 
@@ -256,6 +300,7 @@ swin_status swin_calib_run(swin_calib_file *f, swin_dev *dev, const swin_config 
     close_all(&r);
     swin_recover_close(r.recover);
     free(r.chosen);
+    free(r.held);
     swin_dataset_close(r.data);
     if (st != SWIN_OK) swin_calib_file_free(f);
     return st;

@@ -2,6 +2,7 @@
 #ifndef SWIN_CALIB_RUN_H
 #define SWIN_CALIB_RUN_H
 
+#include "calib/auto.h"
 #include "calib/calibrator.h"
 #include "calib/recover.h"
 #include "data/loader.h"
@@ -20,10 +21,12 @@ typedef struct swin_calib_opts {
     swin_calibrator_opts   calibrator_opts;
     unsigned        recover;      /* methods, of swin_recover_choose */
     const char     *recover_name; /* as the user named them; NULL: none */
+    size_t          auto_images;  /* --int8-mode auto: images to hold back, besides `images`; 0: not auto */
+    swin_auto_limit limit;        /* of auto */
 } swin_calib_opts;
 
 typedef struct swin_calib_timing {
-    double open_s, observe_s, recover_s; /* printed, never stored */
+    double open_s, observe_s, recover_s, auto_s; /* printed, never stored */
 } swin_calib_timing;
 
 /* Fill f (created here). c and w describe the checkpoint; sha its hash. */

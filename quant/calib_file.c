@@ -47,6 +47,7 @@ void swin_calib_file_free(swin_calib_file *f)
         free(f->sites[i].factor);
     }
     swin_corrections_free(&f->corrections);
+    swin_relaxation_free(&f->relaxation);
     for (int i = 0; f->weights && i < f->nweights; i++) free(f->weights[i].amax_channel);
     free(f->sites);
     free(f->weights);

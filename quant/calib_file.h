@@ -8,6 +8,8 @@
  *                           i - bins/2; compat files: attribute `hist_kind` = "abs", bin i holds floor(|x| / bin_width))
  *   /weights/<module>       a group: attribute amax; dataset amax_channel (float32, one for each output channel)
  *   /corrections/...        what accuracy recovery adds (quant/corrections.h)
+ *   /auto                   why sites that the mode quantizes are off, if they are: --int8-mode auto (quant/relax.h). int8_mode is
+ *                           then the mode that was relaxed
  * Groups keep creation order, which is forward order. Nothing in the file depends on time, path, host or batch split.
  */
 #ifndef SWIN_QUANT_CALIB_FILE_H
@@ -18,6 +20,7 @@
 
 #include "quant/corrections.h"
 #include "quant/mode.h"
+#include "quant/relax.h"
 #include "runtime/base/sha256.h"
 #include "runtime/swin/config.h"
 #include "runtime/swin/site.h"
@@ -58,6 +61,7 @@ typedef struct swin_calib_file {
     swin_weight_record *weights; /* owned, in forward order */
     int               nweights;
     swin_corrections  corrections; /* owned; the changed weights are there after a run, not after a read */
+    swin_relaxation relaxation;   /* owned */
 } swin_calib_file;
 
 /* Allocate records for a network, every site named, nothing observed yet. */

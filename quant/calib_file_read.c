@@ -274,6 +274,7 @@ static swin_status read_all(const reader *r)
     for (int i = 0; i < r->f->nweights; i++) SWIN_TRY(read_weight(r, &r->f->weights[i]));
     SWIN_TRY(swin_h5_each(r->h, "/sites", known_site, (void *)r));
     SWIN_TRY(swin_corrections_read_steps(&r->f->corrections, r->h, r->path));
+    SWIN_TRY(swin_relaxation_read(&r->f->relaxation, r->h, r->path));
     return swin_h5_exists(r->h, FACTORS) ? swin_h5_each(r->h, FACTORS, read_factor, (void *)r) : SWIN_OK;
 }
 

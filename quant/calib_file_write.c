@@ -97,6 +97,7 @@ swin_status swin_calib_file_write(const swin_calib_file *f, const char *path)
     for (int i = 0; st == SWIN_OK && i < f->nweights; i++) st = write_weight(h, &f->weights[i]);
     for (int i = 0; st == SWIN_OK && i < f->nsites; i++) st = write_factor(h, &f->sites[i]);
     if (st == SWIN_OK) st = swin_corrections_write(&f->corrections, h);
+    if (st == SWIN_OK) st = swin_relaxation_write(&f->relaxation, h);
     if (st == SWIN_OK) st = swin_h5_commit(h);
     swin_h5_close(h);
     return st;

@@ -110,12 +110,21 @@ static swin_status collect_one(swin_corrections *k, const swin_param *p)
     return SWIN_OK;
 }
 
+static void drop_weights(swin_corrections *k)
+{
+    for (size_t i = 0; i < k->nweights; i++) free(k->weights[i].values);
+    free(k->weights);
+    k->weights = NULL;
+    k->nweights = 0;
+}
+
 swin_status swin_corrections_collect(swin_corrections *k, const swin_config *c, swin_weights *before,
                                      swin_weights *after)
 {
     swin_param *a = NULL, *b = NULL;
     size_t count = 0;
     swin_status st;
+    drop_weights(k);
     SWIN_TRY_GOTO(st, swin_weights_list(c, before, &a, &count), done);
     SWIN_TRY_GOTO(st, swin_weights_list(c, after, &b, &count), done);
     k->weights = calloc(count, sizeof *k->weights);
@@ -130,8 +139,7 @@ done:
 
 void swin_corrections_free(swin_corrections *k)
 {
-    for (size_t i = 0; i < k->nweights; i++) free(k->weights[i].values);
-    free(k->weights);
+    drop_weights(k);
     *k = (swin_corrections){ 0 };
 }
 

@@ -40,7 +40,7 @@ typedef struct swin_corrections {
     int nsteps;
 } swin_corrections;
 
-/* Note every parameter whose values differ between the two, bit for bit. */
+/* Note every parameter whose values differ between the two, bit for bit, instead of what was noted before. */
 swin_status swin_corrections_collect(swin_corrections *k, const swin_config *c, swin_weights *before,
                                      swin_weights *after);
 void swin_corrections_free(swin_corrections *k);

@@ -43,6 +43,6 @@ const swin_export_format swin_export_pytorch = {
     .name = "pytorch",
     .help = "FasterTransformer's PyTorch toolkit: every quantizer's _amax under its literal key, "
             ".safetensors or .npz",
-    .flags = SWIN_EXPORT_CALIB | SWIN_EXPORT_SYMMETRIC,
+    .flags = SWIN_EXPORT_CALIB | SWIN_EXPORT_SYMMETRIC | SWIN_EXPORT_WHOLE_MODE,
     .write = save,
 };

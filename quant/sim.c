@@ -13,7 +13,6 @@ struct swin_sim {
     swin_granularity granularity;
     swin_weights w; /* fake-quantized */
     swin_net *net;
-    bool soft_u8;         /* the softmax itself makes the codes */
     const swin_tap *also; /* of the forward that is running */
 };
 
@@ -51,20 +50,22 @@ static swin_status fake_quant_weights(swin_sim *s, int part)
     return SWIN_OK;
 }
 
-/* The walk knows one kind of softmax, so the file's sites must agree. */
-static swin_status choose_softmax(const swin_calib_file *f, bool *u8)
+/* Codes that the softmax itself makes, of exp(score - max): int8-mode 3's. */
+static bool softmax_makes(const swin_site_record *r)
 {
-    int sites = 0, codes = 0;
-    for (int i = 0; i < f->nsites; i++) {
-        const swin_site_record *r = &f->sites[i];
+    return r->enabled && swin_site_role_of(r->site) == SWIN_ROLE_SOFTMAX && r->q.qmin == 0;
+}
+
+/* The softmax of one part's block, -1 for all. */
+static swin_status choose_softmax(swin_sim *s, int part)
+{
+    for (int i = 0; i < s->f->nsites; i++) {
+        const swin_site_record *r = &s->f->sites[i];
         if (swin_site_role_of(r->site) != SWIN_ROLE_SOFTMAX) continue;
-        sites++;
-        codes += r->enabled && r->q.qmin == 0;
+        if (part >= 0 && swin_output_part(&s->f->config, r->site) != part) continue;
+        SWIN_TRY(swin_net_set_softmax(s->net, swin_site_stage(r->site), swin_site_block(r->site),
+                                      softmax_makes(r) ? SWIN_SOFTMAX_U8 : SWIN_SOFTMAX_EXACT));
     }
-    *u8 = codes > 0;
-    if (codes > 0 && codes < sites)
-        return swin_fail(SWIN_ERR_UNSUPPORTED,
-                         "int8-sim: 8-bit softmax in %d of %d blocks; all or none is offered", codes, sites);
     return SWIN_OK;
 }
 
@@ -76,12 +77,11 @@ swin_status swin_sim_create(swin_sim **out, swin_dev *dev, const swin_calib_file
     if (!s) return swin_fail(SWIN_ERR_MEM, "no memory for int8-sim");
     s->f = f;
     s->granularity = granularity;
-    swin_status st = choose_softmax(f, &s->soft_u8);
-    if (st == SWIN_OK) st = swin_weights_clone(&s->w, w, &f->config);
+    swin_status st = swin_weights_clone(&s->w, w, &f->config);
     if (st == SWIN_OK) st = fake_quant_weights(s, -1);
-    const swin_net_opts opts = { .dtype = SWIN_F32,
-                                 .softmax = s->soft_u8 ? SWIN_SOFTMAX_U8 : SWIN_SOFTMAX_EXACT };
+    const swin_net_opts opts = { .dtype = SWIN_F32 };
     if (st == SWIN_OK) st = swin_net_create(&s->net, dev, &f->config, &s->w, &opts);
+    if (st == SWIN_OK) st = choose_softmax(s, -1);
     if (st != SWIN_OK) {
         swin_sim_free(s);
         return st;
@@ -104,16 +104,16 @@ swin_status swin_sim_reload(swin_sim *s, int part, const swin_weights *w)
     SWIN_TRY(swin_weights_part(w, &s->f->config, part, &at, &count));
     memcpy(s->w.block + at, w->block + at, count * sizeof *w->block);
     SWIN_TRY(fake_quant_weights(s, part));
+    SWIN_TRY(choose_softmax(s, part));
     return swin_net_reload(s->net, part, &s->w);
 }
 
 /* The activation's quantizer, NULL for none. */
 static const swin_quant *quant_of(const swin_sim *s, swin_site site)
 {
-    const swin_site_role role = swin_site_role_of(site);
-    if (role == SWIN_ROLE_WEIGHT || (role == SWIN_ROLE_SOFTMAX && s->soft_u8)) return NULL;
+    if (swin_site_role_of(site) == SWIN_ROLE_WEIGHT) return NULL;
     const swin_site_record *r = swin_calib_file_site(s->f, site);
-    return r && r->enabled ? &r->q : NULL;
+    return r && r->enabled && !softmax_makes(r) ? &r->q : NULL;
 }
 
 static bool other_wants(const swin_sim *s, swin_site site)

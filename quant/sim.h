@@ -14,8 +14,8 @@ swin_status swin_sim_create(swin_sim **sim, swin_dev *dev, const swin_calib_file
                             swin_granularity granularity);
 void        swin_sim_free(swin_sim *sim); /* NULL is fine */
 
-/* Take one part's weights (runtime/swin/net.h, swin_net_reload) and f's ranges for them anew. Ranges of activations need
- * nothing: they are read from f whenever a site passes. */
+/* Take one part's weights (runtime/swin/net.h, swin_net_reload), f's ranges for them and its kind of softmax anew. What else
+ * f says of activations needs nothing: it is read whenever a site passes. */
 swin_status swin_sim_reload(swin_sim *sim, int part, const swin_weights *w);
 
 /* As swin_net_forward_parts, quantized. `also` as below. */

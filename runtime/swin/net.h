@@ -80,6 +80,10 @@ swin_status swin_net_forward_parts(swin_net *net, int first, int end, const floa
  * that are not plain float32. */
 swin_status swin_net_reload(swin_net *net, int part, const swin_weights *w);
 
+/* How one block makes its attention probabilities from now on (swin_net_opts.softmax is for all). SWIN_ERR_VALUE: there is no
+ * such block. */
+swin_status swin_net_set_softmax(swin_net *net, int stage, int block, swin_softmax softmax);
+
 const swin_config *swin_net_config(const swin_net *net);
 swin_dev *swin_net_dev(const swin_net *net);
 

@@ -111,6 +111,7 @@ void net_plan_attention(const swin_net *net, net_block *b, int stage, int block)
     if (!net->opts.plan) return;
     const swin_site_plan *prob = planned(net, stage, block, SWIN_SITE_MATMUL_A);
     bool all = prob->enabled;
+    if (!prob->enabled) b->attention.softmax = SWIN_SOFTMAX_EXACT; /* relaxed: float all through */
     for (int i = 0; i < 3; i++) {
         b->operands[i] = *planned(net, stage, block, parts[net->config.family][i]);
         all = all && b->operands[i].enabled;

@@ -73,3 +73,13 @@ swin_status swin_net_reload(swin_net *net, int part, const swin_weights *w)
     return place < c->depths[stage] ? net_reload_block(net, stage, place, &w->stages[stage].blocks[place])
                                     : net_reload_merge(net, stage, &w->stages[stage]);
 }
+
+swin_status swin_net_set_softmax(swin_net *net, int stage, int block, swin_softmax softmax)
+{
+    const swin_config *c = &net->config;
+    if (stage < 0 || stage >= c->num_stages || block < 0 || block >= c->depths[stage])
+        return swin_fail(SWIN_ERR_VALUE, "stage %d of this network has no block %d", stage, block);
+    net_drop_replays(net);
+    net->stages[stage].blocks[block].attention.softmax = softmax;
+    return SWIN_OK;
+}

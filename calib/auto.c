@@ -177,12 +177,14 @@ static swin_status show_images(job *j, swin_sense *s)
           *reference = malloc(AUTO_TOGETHER * classes * sizeof *reference);
     swin_status st = pixels && reference ? SWIN_OK : swin_fail(SWIN_ERR_MEM, "no memory for %zu images", n);
     ticker t = { .images = 1 };
-    swin_progress_begin(&t.progress, "sensitivity", "units", (n + AUTO_TOGETHER - 1) / AUTO_TOGETHER * (size_t)j->count);
+    swin_progress_begin(&t.progress, "sensitivity", "units",
+                        (n + AUTO_TOGETHER - 1) / AUTO_TOGETHER * (size_t)j->count);
     for (size_t at = 0; st == SWIN_OK && at < n; at += AUTO_TOGETHER) {
         const size_t here = n - at < AUTO_TOGETHER ? n - at : AUTO_TOGETHER;
         for (size_t i = 0; i < here; i++) {
             memcpy(pixels + i * size, pixels_at(j, (int)which[at + i]), size * sizeof *pixels);
-            memcpy(reference + i * classes, j->reference + which[at + i] * classes, classes * sizeof *reference);
+            memcpy(reference + i * classes, j->reference + which[at + i] * classes,
+                   classes * sizeof *reference);
         }
         st = swin_sense_add(s, pixels, (int)here, reference, tick, &t);
     }
@@ -240,10 +242,22 @@ static swin_status prepare(job *j, swin_dataset *data, const swin_weights *befor
     return j->order && j->error ? SWIN_OK : swin_fail(SWIN_ERR_MEM, "no memory for %d units", j->count);
 }
 
+/* A GEMM in float takes its output along. */
+static void mark_implied(job *j)
+{
+    for (int i = 0; i < j->count; i++) {
+        bool on = false;
+        for (int k = 0; k < j->units[i].count; k++)
+            on = on || swin_calib_file_site(j->f, j->units[i].sites[k])->enabled;
+        j->units[i].relaxed = !on;
+    }
+}
+
 /* Into the file: the list, and what was reached. */
 static void record(job *j, const swin_accuracy *before, const swin_accuracy *after)
 {
     swin_relaxation *r = &j->f->relaxation;
+    mark_implied(j);
     r->present = true;
     r->min_agreement = j->o->limit.min_agreement;
     r->min_sqnr = j->o->limit.min_sqnr;

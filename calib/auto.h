@@ -33,8 +33,8 @@ typedef struct swin_auto_opts {
 
 /* Which images of `total` are held back when `calib` [count] (ascending) are for calibration: `want` of the others, or as many
  * as there are, into out, ascending. The number chosen. */
-size_t swin_auto_hold_back(size_t *out, swin_sample how, uint64_t seed, size_t total, const size_t *calib, size_t count,
-                           size_t want);
+size_t swin_auto_hold_back(size_t *out, swin_sample how, uint64_t seed, size_t total, const size_t *calib,
+                           size_t count, size_t want);
 
 /* SWIN_ERR_USAGE, naming --min-agreement, when less than one of so many images would have to differ: they cannot show it. */
 swin_status swin_auto_check(const swin_auto_limit *limit, size_t images);

@@ -18,7 +18,7 @@ typedef struct job {
     float *pixels;    /* owned: [images][3][S][S] */
     float *reference; /* owned: [images][classes], fp32 */
     int images;
-    double signal; /* sum of its squares */
+    double signal;          /* sum of its squares */
     swin_relax_unit *units; /* owned */
     int count;              /* of units */
     double *error;          /* owned: [count] squared error that each makes alone */

@@ -64,7 +64,8 @@ static swin_status find_prefix(job *j, double share, int *found, swin_accuracy *
     int less = 0, enough = j->count;
     SWIN_TRY(judge_first(j, enough, end));
     if (!auto_meets(j, end))
-        return swin_fail(SWIN_ERR_LIMIT, "--int8-mode auto: not even with everything in float is the limit met");
+        return swin_fail(SWIN_ERR_LIMIT,
+                         "--int8-mode auto: not even with everything in float is the limit met");
     for (int n = first_guess(j, share); enough - less > 1; n = less + (enough - less) / 2) {
         swin_accuracy a;
         SWIN_TRY(judge_first(j, n, &a));

@@ -36,8 +36,7 @@ static const swin_field fields[] = {
     { "Calibration:", SWIN_FIELD_HEADING, 0, 0, 0, NULL, NULL, NULL },
     F(int8_mode, CHOICE, 0, 0, "NAME",
       "1: every GEMM input and output; 2: fc2's and merging's outputs stay INT32; 3: inputs only, asymmetric "
-      "where it pays; auto: --auto-from's mode, with the fewest sites and layers left in float that a limit "
-      "below asks for",
+      "where it pays; auto: --auto-from, relaxed to meet a limit",
       "1|2|3|auto"),
     F(calibrator, CHOICE, 0, 0, "NAME", "how a range is chosen for an activation",
       "percentile|max|mse|entropy"),
@@ -49,12 +48,12 @@ static const swin_field fields[] = {
       "accuracy recovery without training: none, fast, best, or its methods by name, separated by commas: "
       "equalize, ranges, round, bias",
       NULL),
-    { "With --int8-mode auto, what INT8 must reach on images held back from calibration:", SWIN_FIELD_HEADING,
-      0, 0, 0, NULL, NULL, NULL },
+    { "With --int8-mode auto (on images held back):", SWIN_FIELD_HEADING, 0, 0, 0, NULL, NULL, NULL },
     F(min_agreement, DOUBLE, 0, 100, "PERCENT", "fp32's top-1 on so many of them; 0: no such limit", NULL),
     F(min_sqnr, DOUBLE, 0, 200, "DB", "SQNR of the logits against fp32; 0: no such limit", NULL),
     F(auto_from, INT, 1, 3, "N", "the int8-mode that is relaxed", NULL),
-    F(auto_images, INT, 2, SWIN_AUTO_IMAGES_MAX, "N", "images held back, besides those for calibration", NULL),
+    F(auto_images, INT, 2, SWIN_AUTO_IMAGES_MAX, "N", "images held back, besides those for calibration",
+      NULL),
     { "Checkpoints:", SWIN_FIELD_HEADING, 0, 0, 0, NULL, NULL, NULL },
     F(from_checkpoint, BOOL, 0, 0, NULL,
       "no images: take the ranges that a PyTorch toolkit's calibrated checkpoint stores (its _amax buffers)",
@@ -197,8 +196,7 @@ static swin_status take(swin_calib_file *f, const options *o, const swin_session
 {
     swin_ckpt *ck;
     SWIN_TRY(swin_ckpt_open(&ck, o->common.resume));
-    const swin_status st =
-        swin_calib_from_checkpoint(f, &s->config, &s->weights, ck, s->sha256, mode_of(o));
+    const swin_status st = swin_calib_from_checkpoint(f, &s->config, &s->weights, ck, s->sha256, mode_of(o));
     swin_ckpt_close(ck);
     return st == SWIN_OK ? st : swin_fail_context(st, "%s", o->common.resume);
 }

@@ -39,8 +39,8 @@ swin_status swin_recover_choose(unsigned *methods, const char *text);
 typedef struct swin_recover_opts {
     unsigned methods; /* of swin_recover_choose */
     int threads;
-    bool strict;            /* a broken image is an error */
-    const size_t *indices;  /* [count] positions of the calibration images in data, ascending */
+    bool strict;           /* a broken image is an error */
+    const size_t *indices; /* [count] positions of the calibration images in data, ascending */
     size_t count;
 } swin_recover_opts;
 

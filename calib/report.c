@@ -50,12 +50,14 @@ static void print_relaxation(FILE *out, const swin_relaxation *r)
         bytes += u->relaxed ? u->bytes : 0;
         ops += u->relaxed ? u->ops : 0;
     }
-    fprintf(out,
-            "%d of %d units relaxed, for an image %.3f MB more (%.2f %%) and %.1f Mop at FP16's rate (%.2f %%)\n",
-            relaxed, r->nunits, (double)bytes / 1e6, percent(bytes, all_bytes), (double)ops / 1e6,
-            percent(ops, all_ops));
+    fprintf(
+        out,
+        "%d of %d units relaxed, for an image %.3f MB more (%.2f %%) and %.1f Mop at FP16's rate (%.2f %%)\n",
+        relaxed, r->nunits, (double)bytes / 1e6, percent(bytes, all_bytes), (double)ops / 1e6,
+        percent(ops, all_ops));
     fprintf(out, "agreement %.2f -> %.2f %%, SQNR %.2f -> %.2f dB, on %llu images held back\n",
-            r->before_agreement, r->after_agreement, r->before_db, r->after_db, (unsigned long long)r->images);
+            r->before_agreement, r->after_agreement, r->before_db, r->after_db,
+            (unsigned long long)r->images);
 }
 
 void swin_calib_print_table(FILE *out, const swin_calib_file *f)
@@ -130,12 +132,12 @@ static json_t *file_json(const swin_calib_file *f)
             json_decref(sites);
             return NULL;
         }
-    return json_pack("{s:s, s:s, s:s, s:i, s:s, s:f, s:s, s:s, s:I, s:s, s:s, s:s, s:o, s:o}", "tool", f->tool,
-                     "model", f->config.name, "engine", f->engine, "int8_mode", (int)f->mode, "calibrator",
-                     f->calibrator, "percentile", f->percentile, "histogram", f->histogram, "recover",
-                     f->recover, "images", (json_int_t)f->images, "checkpoint_sha256", f->checkpoint_sha256,
-                     "image_list_sha256", f->image_list_sha256, "preprocess", f->preprocess, "auto",
-                     relaxation_json(&f->relaxation), "sites", sites);
+    return json_pack("{s:s, s:s, s:s, s:i, s:s, s:f, s:s, s:s, s:I, s:s, s:s, s:s, s:o, s:o}", "tool",
+                     f->tool, "model", f->config.name, "engine", f->engine, "int8_mode", (int)f->mode,
+                     "calibrator", f->calibrator, "percentile", f->percentile, "histogram", f->histogram,
+                     "recover", f->recover, "images", (json_int_t)f->images, "checkpoint_sha256",
+                     f->checkpoint_sha256, "image_list_sha256", f->image_list_sha256, "preprocess",
+                     f->preprocess, "auto", relaxation_json(&f->relaxation), "sites", sites);
 }
 
 swin_status swin_calib_print_json(FILE *out, const swin_calib_file *f)

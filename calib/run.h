@@ -9,20 +9,20 @@
 #include "quant/calib_file.h"
 
 typedef struct swin_calib_opts {
-    const char     *data_path, *split;
-    size_t          images; /* num-calib-batch * calib-batchsz */
-    int             batch, threads;
-    swin_sample     sample;
-    uint64_t        seed;
-    bool            strict;
-    swin_int8_mode  mode;
-    swin_hist_kind  histogram;
+    const char *data_path, *split;
+    size_t images; /* num-calib-batch * calib-batchsz */
+    int batch, threads;
+    swin_sample sample;
+    uint64_t seed;
+    bool strict;
+    swin_int8_mode mode;
+    swin_hist_kind histogram;
     const swin_calibrator *calibrator;
-    swin_calibrator_opts   calibrator_opts;
-    unsigned        recover;      /* methods, of swin_recover_choose */
-    const char     *recover_name; /* as the user named them; NULL: none */
-    size_t          auto_images;  /* --int8-mode auto: images to hold back, besides `images`; 0: not auto */
-    swin_auto_limit limit;        /* of auto */
+    swin_calibrator_opts calibrator_opts;
+    unsigned recover;         /* methods, of swin_recover_choose */
+    const char *recover_name; /* as the user named them; NULL: none */
+    size_t auto_images;       /* --int8-mode auto: images to hold back, besides `images`; 0: not auto */
+    swin_auto_limit limit;    /* of auto */
 } swin_calib_opts;
 
 typedef struct swin_calib_timing {

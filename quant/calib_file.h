@@ -28,45 +28,46 @@
 #define SWIN_CALIB_SCHEMA 1
 
 typedef struct swin_site_record {
-    swin_site  site;
-    float      amax;     /* the range that the calibrator chose */
-    float      min, max; /* observed */
-    swin_quant q;        /* derived from the above */
-    bool       enabled;
-    uint64_t   count, nonfinite;
-    double     bin_width;
-    bool       hist_abs; /* compat: histogram of |x| */
-    uint64_t  *hist;     /* owned; NULL when not loaded */
-    int        bins;
-    float     *factor;   /* owned: [channels] what the values are divided by before all of the above; NULL: nothing */
-    int        channels; /* of factor */
+    swin_site site;
+    float amax;     /* the range that the calibrator chose */
+    float min, max; /* observed */
+    swin_quant q;   /* derived from the above */
+    bool enabled;
+    uint64_t count, nonfinite;
+    double bin_width;
+    bool hist_abs;  /* compat: histogram of |x| */
+    uint64_t *hist; /* owned; NULL when not loaded */
+    int bins;
+    float
+        *factor; /* owned: [channels] what the values are divided by before all of the above; NULL: nothing */
+    int channels; /* of factor */
 } swin_site_record;
 
 typedef struct swin_weight_record {
-    swin_site site;         /* the _weight site: names the module */
-    float     amax;         /* of the whole tensor */
-    float    *amax_channel; /* owned: [channels] */
-    int       channels;     /* output channels */
+    swin_site site;      /* the _weight site: names the module */
+    float amax;          /* of the whole tensor */
+    float *amax_channel; /* owned: [channels] */
+    int channels;        /* output channels */
 } swin_weight_record;
 
 typedef struct swin_calib_file {
-    swin_config       config;
-    swin_int8_mode    mode;
-    char             *tool, *engine, *calibrator, *histogram, *recover, *preprocess; /* owned */
-    double            percentile;
-    uint64_t          images;
-    char              checkpoint_sha256[SWIN_SHA256_HEX], image_list_sha256[SWIN_SHA256_HEX];
+    swin_config config;
+    swin_int8_mode mode;
+    char *tool, *engine, *calibrator, *histogram, *recover, *preprocess; /* owned */
+    double percentile;
+    uint64_t images;
+    char checkpoint_sha256[SWIN_SHA256_HEX], image_list_sha256[SWIN_SHA256_HEX];
     swin_site_record *sites; /* owned: swin_site_count(&config) of them, in its order */
-    int               nsites;
+    int nsites;
     swin_weight_record *weights; /* owned, in forward order */
-    int               nweights;
-    swin_corrections  corrections; /* owned; the changed weights are there after a run, not after a read */
+    int nweights;
+    swin_corrections corrections; /* owned; the changed weights are there after a run, not after a read */
     swin_relaxation relaxation;   /* owned */
 } swin_calib_file;
 
 /* Allocate records for a network, every site named, nothing observed yet. */
 swin_status swin_calib_file_init(swin_calib_file *f, const swin_config *c);
-void        swin_calib_file_free(swin_calib_file *f); /* a zeroed struct is fine */
+void swin_calib_file_free(swin_calib_file *f); /* a zeroed struct is fine */
 
 /* Set mode, enabled flags and derived scales of every site. Errors name the site: never observed, all zero, non-finite. */
 swin_status swin_calib_file_derive(swin_calib_file *f, swin_int8_mode mode);
@@ -80,7 +81,7 @@ swin_status swin_calib_file_match(const swin_calib_file *f, const char *path, co
                                   const char *checkpoint_sha256);
 
 /* The record of one site; NULL when the network has no such site. */
-const swin_site_record   *swin_calib_file_site(const swin_calib_file *f, swin_site site);
+const swin_site_record *swin_calib_file_site(const swin_calib_file *f, swin_site site);
 const swin_weight_record *swin_calib_file_weight(const swin_calib_file *f, swin_site weight_site);
 
 #endif

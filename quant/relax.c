@@ -8,7 +8,6 @@
 #include "quant/linear_weight.h"
 #include "runtime/swin/outputs.h"
 
-
 static bool is_on(const swin_calib_file *f, swin_site s)
 {
     const swin_site_record *r = swin_calib_file_site(f, s);
@@ -30,7 +29,8 @@ static uint64_t tokens_of(const swin_stage *s)
 
 static swin_site after(swin_site s, int by)
 {
-    return swin_site_make(swin_site_stage(s), swin_site_block(s), (swin_site_kind)(swin_site_kind_of(s) + by));
+    return swin_site_make(swin_site_stage(s), swin_site_block(s),
+                          (swin_site_kind)(swin_site_kind_of(s) + by));
 }
 
 /* Rows, inputs and outputs of the GEMM with that input. */
@@ -154,8 +154,8 @@ static void copy_biases(swin_block_weights *to, const swin_block_weights *from, 
     }
 }
 
-swin_status swin_relax_layer(swin_weights *to, const swin_weights *from, const swin_config *c, swin_site weight,
-                             bool bias)
+swin_status swin_relax_layer(swin_weights *to, const swin_weights *from, const swin_config *c,
+                             swin_site weight, bool bias)
 {
     swin_linear_weight a, b;
     const int stage = swin_site_stage(weight), block = swin_site_block(weight);

@@ -55,7 +55,8 @@ void swin_relax_set(struct swin_calib_file *f, const swin_relax_unit *u, bool re
 
 /* Copy one Linear, named by its weight site, from one set of weights to another: its matrix, and with bias what recovery may
  * have shifted behind it (its bias; in Swin V2 for proj and fc2 also that of the norm that follows). */
-swin_status swin_relax_layer(swin_weights *to, const swin_weights *from, const swin_config *c, swin_site weight, bool bias);
+swin_status swin_relax_layer(swin_weights *to, const swin_weights *from, const swin_config *c,
+                             swin_site weight, bool bias);
 
 /* Every Linear whose weight is switched off in f, from `exact` to w: what recovery did to it for the sake of its codes, and to
  * its bias against their error, has no use any more. */

@@ -21,8 +21,8 @@ struct swin_sense {
     int count, parts;
     unsigned what;
     switched none, all;
-    float *logits, *base; /* owned: [n][classes] */
-    int n;                /* images that these are made for */
+    float *logits, *base;  /* owned: [n][classes] */
+    int n;                 /* images that these are made for */
     swin_sense_sums *sums; /* owned: [count] */
     swin_sense_totals totals;
 };

@@ -36,9 +36,10 @@ typedef struct swin_sense_sums {
 } swin_sense_sums;
 
 typedef struct swin_sense_totals {
-    double signal;   /* of the reference */
-    double noise;    /* with everything quantized, against the reference */
-    double residual; /* with nothing quantized, against the reference: what corrections of biases and weights do */
+    double signal; /* of the reference */
+    double noise;  /* with everything quantized, against the reference */
+    double
+        residual; /* with nothing quantized, against the reference: what corrections of biases and weights do */
     uint64_t images;
 } swin_sense_totals;
 
@@ -48,9 +49,9 @@ typedef struct swin_sense_totals {
  *         without corrections, or where only corrected ones are known. Read during the call only
  * groups  borrowed
  */
-swin_status swin_sense_create(swin_sense **s, swin_dev *dev, const swin_calib_file *f, const swin_weights *exact,
-                              const swin_weights *w, swin_granularity granularity, const swin_sense_group *groups,
-                              int count, unsigned what);
+swin_status swin_sense_create(swin_sense **s, swin_dev *dev, const swin_calib_file *f,
+                              const swin_weights *exact, const swin_weights *w, swin_granularity granularity,
+                              const swin_sense_group *groups, int count, unsigned what);
 void swin_sense_free(swin_sense *s); /* NULL is fine */
 
 /* images: host float32 [n][3][S][S], normalised; reference [n][classes]: fp32's logits. `done` (NULL: none) is called after

@@ -12,7 +12,7 @@ typedef struct swin_sim swin_sim;
 /* A network whose enabled weights are fake-quantized, and the tap that quantizes activations. f must outlive it. */
 swin_status swin_sim_create(swin_sim **sim, swin_dev *dev, const swin_calib_file *f, const swin_weights *w,
                             swin_granularity granularity);
-void        swin_sim_free(swin_sim *sim); /* NULL is fine */
+void swin_sim_free(swin_sim *sim); /* NULL is fine */
 
 /* Take one part's weights (runtime/swin/net.h, swin_net_reload), f's ranges for them and its kind of softmax anew. What else
  * f says of activations needs nothing: it is read whenever a site passes. */
@@ -23,6 +23,7 @@ swin_status swin_sim_forward_parts(swin_sim *sim, int first, int end, const floa
                                    const swin_tap *also);
 
 /* As swin_net_forward. `also` (NULL for none) sees every site after its quantization. */
-swin_status swin_sim_forward(swin_sim *sim, const float *images, int batch, float *logits, const swin_tap *also);
+swin_status swin_sim_forward(swin_sim *sim, const float *images, int batch, float *logits,
+                             const swin_tap *also);
 
 #endif

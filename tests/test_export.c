@@ -93,7 +93,7 @@ static void test_symmetric_formats_refuse_mode3(void **state)
     export_model_free(&m);
 }
 
-/* A file that relaxes one site: engines that follow whole modes refuse it by name, tables leave the site out. */
+/* A file that relaxes one site: engines and toolkits that follow whole modes refuse it by name, tables leave the site out. */
 static void test_relaxed_sites(void **state)
 {
     (void)state;
@@ -104,6 +104,7 @@ static void test_relaxed_sites(void **state)
     export_model_site(&m, name)->enabled = false;
     CHECK_FAILS(export_model_run(&m, "ft-scales", "t"), SWIN_ERR_UNSUPPORTED, name);
     CHECK_FAILS(export_model_run(&m, "ft-weights", "t"), SWIN_ERR_UNSUPPORTED, name);
+    CHECK_FAILS(export_model_run(&m, "pytorch", "t.npz"), SWIN_ERR_UNSUPPORTED, name);
     CHECK_OK(export_model_run(&m, "tensorrt-cache", "t"));
     unsigned char *text = export_model_read(&m, "t", &size);
     CHECK(strstr((char *)text, "mlp.fc2._aftergemm") != NULL, "no aftergemm at all");

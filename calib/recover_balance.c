@@ -7,8 +7,8 @@
 
 /* One of q, k, v in the samples: with bias, and as the product leaves the GEMM. */
 typedef struct operand {
-    const float *lo, *hi;         /* [C] of columns, over all rows; borrowed */
-    float *raw_lo, *raw_hi, *top; /* [C]; top: largest magnitude */
+    const float *lo, *hi;                   /* [C] of columns, over all rows; borrowed */
+    float *raw_lo, *raw_hi, *top, *raw_top; /* [C]; top: the ranges that suit each column by itself */
 } operand;
 
 typedef struct room {
@@ -17,6 +17,7 @@ typedef struct room {
     float *raw; /* owned: [rows][3C] y without the bias; NULL in mode 3, which rounds no products */
     operand part[3];
     float *c, *inverse, *best; /* [C] */
+    float *proj_top;           /* [C] as top, of proj's input */
     double *weight;            /* owned: [C] */
     float *block;              /* owned: all float vectors */
 } room;
@@ -47,39 +48,45 @@ static swin_status room_make(room *o, recover_view *v)
     const size_t n = (size_t)v->shape.channels;
     *o = (room){ .v = v, .n = (int)n };
     o->weight = malloc(n * sizeof *o->weight);
-    o->block = malloc(12 * n * sizeof *o->block);
+    o->block = malloc((16 + 3) * n * sizeof *o->block);
     if (!o->weight || !o->block) return swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d channels", o->n);
     SWIN_TRY(make_raw(o));
     float *at = o->block, *bias = recover_qkv_bias(v);
     if (!bias) return swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d channels", 3 * o->n);
     for (int p = 0; p < 3; p++) {
         operand *a = &o->part[p];
-        float **all[] = { &a->raw_lo, &a->raw_hi, &a->top };
+        float **all[] = { &a->raw_lo, &a->raw_hi, &a->top, &a->raw_top };
         for (size_t i = 0; i < SWIN_COUNT(all); i++, at += n) *all[i] = at;
         a->lo = v->operands[p].lo;
         a->hi = v->operands[p].hi;
         for (size_t i = 0; i < n; i++) {
             a->raw_lo[i] = fminf(0, a->lo[i] - bias[(size_t)p * n + i]);
             a->raw_hi[i] = fmaxf(0, a->hi[i] - bias[(size_t)p * n + i]);
-            a->top[i] = fmaxf(-a->lo[i], a->hi[i]);
+            a->top[i] =
+                recover_column_range(v->y + (size_t)p * n + i, v->qkv.rows, 3 * o->n, a->lo[i], a->hi[i]);
+            a->raw_top[i] = fmaxf(-a->raw_lo[i], a->raw_hi[i]);
         }
     }
     free(bias);
     o->c = at;
     o->inverse = at + n;
     o->best = at + 2 * n;
+    o->proj_top = at + 3 * n;
+    for (size_t i = 0; i < n; i++)
+        o->proj_top[i] =
+            recover_column_range(v->proj.x + i, v->proj.rows, o->n, v->proj.lo[i], v->proj.hi[i]);
     return SWIN_OK;
 }
 
 /* Smallest error over the clippings of values at a site, columns divided by c. */
 static swin_status best_clip(double *best, room *o, swin_site_kind kind, const float *y, const float *lo,
-                             const float *hi, const float *c)
+                             const float *hi, const float *top, const float *c)
 {
     const recover_view *v = o->v;
     *best = INFINITY;
     for (int t = 0; t < RECOVER_CLIPS; t++) {
         swin_quant q;
-        SWIN_TRY(recover_quantizer(&q, v->r, swin_site_make(v->stage, v->block, kind), lo, hi, c, o->n,
+        SWIN_TRY(recover_quantizer(&q, v->r, swin_site_make(v->stage, v->block, kind), lo, hi, top, c, o->n,
                                    recover_clips[t]));
         *best = fmin(*best, recover_column_error(y, v->qkv.rows, o->n, 3 * o->n, c, o->weight, &q));
     }
@@ -93,9 +100,10 @@ static swin_status operand_error(double *error, room *o, int p, const float *c, 
     const operand *a = &o->part[p];
     double product = 0;
     for (int i = 0; i < o->n; i++) o->weight[i] = importance[i] * (double)c[i] * (double)c[i];
-    SWIN_TRY(best_clip(error, o, kinds[p], o->v->y + p * o->n, a->lo, a->hi, c));
+    SWIN_TRY(best_clip(error, o, kinds[p], o->v->y + p * o->n, a->lo, a->hi, a->top, c));
     if (o->raw)
-        SWIN_TRY(best_clip(&product, o, SWIN_SITE_QKV_AFTERGEMM, o->raw + p * o->n, a->raw_lo, a->raw_hi, c));
+        SWIN_TRY(best_clip(&product, o, SWIN_SITE_QKV_AFTERGEMM, o->raw + p * o->n, a->raw_lo, a->raw_hi,
+                           a->raw_top, c));
     *error += product;
     return SWIN_OK;
 }
@@ -155,8 +163,8 @@ static swin_status proj_error(double *error, const recover_gemm *g, room *o)
     *error = INFINITY;
     for (int t = 0; t < RECOVER_CLIPS; t++) {
         swin_quant q;
-        SWIN_TRY(
-            recover_quantizer(&q, o->v->r, site, o->v->proj.lo, o->v->proj.hi, o->c, o->n, recover_clips[t]));
+        SWIN_TRY(recover_quantizer(&q, o->v->r, site, o->v->proj.lo, o->v->proj.hi, o->proj_top, o->c, o->n,
+                                   recover_clips[t]));
         *error = fmin(*error, recover_input_estimate(g, o->c, &q));
     }
     *error += recover_weight_estimate(g, o->c);

@@ -6,7 +6,7 @@
  *   rows of Q, their bias            -> rows of K (V1; V2 normalises both)
  *   GELU's output, inside its kernel -> fc2 (int8-mode 3): factors that the engine applies
  *
- * c_k = (largest input)^a / (largest weight)^(1 - a); each a from 0 to 1 is tried with several clippings, estimated channel
+ * c_k = (input's range)^a / (largest weight)^(1 - a); each a from 0 to 1 is tried with several clippings, estimated channel
  * by channel; the best few, and c = 1, are measured on the sampled inputs through the layer. Channels scaled against each
  * other by whoever made the checkpoint give the same candidates, so they do not matter.
  */
@@ -20,7 +20,7 @@
 
 enum { STRENGTHS = RECOVER_STRENGTHS, MEASURED = 3 };
 
-const float recover_clips[RECOVER_CLIPS] = { 1.0f, 0.9f, 0.8f, 0.7f, 0.6f, 0.5f, 0.4f, 0.3f };
+const float recover_clips[RECOVER_CLIPS] = { 1.25f, 1.0f, 0.9f, 0.8f, 0.7f, 0.6f, 0.5f, 0.4f };
 
 /* ---- candidates --------------------------------------------------------------------------------------------------- */
 
@@ -43,16 +43,38 @@ void recover_factors(float *c, const float *x, const float *w, int k, double str
     for (int i = 0; i < k; i++) c[i] = (float)((double)c[i] / middle);
 }
 
-/* The site's quantizer when its values, divided by c, are clipped at `clip` of their range. */
-swin_status recover_quantizer(swin_quant *q, const swin_recover *r, swin_site site, const float *lo,
-                              const float *hi, const float *c, int k, float clip)
+/* The range with the least error of 8-bit codes for a column alone: a rare large value is worth less than finer steps. */
+float recover_column_range(const float *x, int rows, int ld, float lo, float hi)
 {
-    float min = 0, max = 0;
+    const float top = fmaxf(-lo, hi);
+    double best = INFINITY;
+    float range = top;
+    for (int t = 0; top > 0 && t < 2 * RECOVER_CLIPS; t++) {
+        const float amax = top * powf(0.88f, (float)t), step = amax / 127.0f, inverse = 127.0f / amax;
+        double error = 0;
+        for (int r = 0; r < rows; r++) {
+            const float v = x[(size_t)r * (size_t)ld],
+                        e = rintf(fminf(fmaxf(v * inverse, -127), 127)) * step - v;
+            error += (double)(e * e);
+        }
+        if (error >= best) continue;
+        best = error;
+        range = amax;
+    }
+    return range;
+}
+
+/* `clip` is in terms of the columns' own ranges, `top`. */
+swin_status recover_quantizer(swin_quant *q, const swin_recover *r, swin_site site, const float *lo,
+                              const float *hi, const float *top, const float *c, int k, float clip)
+{
+    float min = 0, max = 0, amax = 0;
     for (int i = 0; i < k; i++) {
         min = fminf(min, c ? lo[i] / c[i] : lo[i]);
         max = fmaxf(max, c ? hi[i] / c[i] : hi[i]);
+        amax = fmaxf(amax, c ? top[i] / c[i] : top[i]);
     }
-    float amax = fmaxf(-min, max) * clip;
+    amax *= clip;
     if (!(amax > 1e-30f)) amax = 1e-30f; /* a dead input */
     return swin_quant_derive(q, r->f->mode, site, amax, min, max);
 }
@@ -67,7 +89,7 @@ typedef struct candidate {
 typedef struct search {
     recover_gemm *g;
     const recover_samples *x;
-    float *top; /* owned: [k] largest magnitudes of the inputs' columns */
+    float *top; /* owned: [k] the best range of each of the inputs' columns by itself */
     swin_site site;
     candidate all[STRENGTHS + 1];
 } search;
@@ -84,7 +106,8 @@ static swin_status estimate(void *user, size_t i, int worker)
     a->error = INFINITY;
     for (int t = 0; t < RECOVER_CLIPS; t++) {
         swin_quant q;
-        SWIN_TRY(recover_quantizer(&q, g->r, s->site, s->x->lo, s->x->hi, a->c, g->k, recover_clips[t]));
+        SWIN_TRY(
+            recover_quantizer(&q, g->r, s->site, s->x->lo, s->x->hi, s->top, a->c, g->k, recover_clips[t]));
         const double e = weights + recover_input_estimate(g, a->c, &q);
         if (e < a->error) {
             a->error = e;
@@ -128,7 +151,8 @@ static swin_status choose(float *c, bool *changed, recover_view *v, swin_site si
     swin_status st = SWIN_OK;
     s.top = malloc((size_t)g.k * sizeof *s.top);
     if (!s.top) st = swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d channels", g.k);
-    for (int i = 0; s.top && i < g.k; i++) s.top[i] = fmaxf(-x->lo[i], x->hi[i]);
+    for (int i = 0; s.top && i < g.k; i++)
+        s.top[i] = recover_column_range(x->x + i, x->rows, x->cols, x->lo[i], x->hi[i]);
     for (int i = 0; st == SWIN_OK && i < STRENGTHS; i++)
         if (!(s.all[i].c = malloc((size_t)g.k * sizeof(float))))
             st = swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d factors", g.k);

@@ -147,9 +147,12 @@ extern const float recover_clips[RECOVER_CLIPS]; /* shares of a range at which i
 
 /* c_k = x_k^strength / w_k^(1 - strength), their geometric mean 1. */
 void recover_factors(float *c, const float *x, const float *w, int k, double strength);
-/* The site's quantizer when its values, columns in [lo, hi] divided by c (NULL: 1), are cut at `clip` of their range. */
+/* The range that suits a column of samples by itself, at most the largest magnitude of [lo, hi]. */
+float recover_column_range(const float *x, int rows, int ld, float lo, float hi);
+/* The site's quantizer when its values, columns in [lo, hi] divided by c (NULL: 1), are cut at `clip` of the widest of the
+ * ranges `top`. */
 swin_status recover_quantizer(swin_quant *q, const swin_recover *r, swin_site site, const float *lo,
-                              const float *hi, const float *c, int k, float clip);
+                              const float *hi, const float *top, const float *c, int k, float clip);
 void recover_scale_columns(float *w, int rows, int cols, const float *c);
 /* Q against K, V against proj. v has been measured. *count: pairs changed. */
 swin_status recover_balance(recover_view *v, int *count);

@@ -9,8 +9,8 @@
 #include "runtime/base/log.h"
 #include "runtime/swin/outputs.h"
 
-enum { STEPS = 20 };
-static const double ratio = 0.92; /* the last candidate is a fifth of the range */
+enum { STEPS = 28 };
+static const double ratio = 0.92; /* the last candidate is a tenth of the range */
 
 static swin_site_record *record_of(const recover_view *v, swin_site_kind kind)
 {

@@ -31,7 +31,10 @@ static const swin_field fields[] = {
       NULL),
     F(min_agreement, DOUBLE, 0, 100, "PERCENT",
       "exit 3 when a listed precision has fp32's top-1 on fewer images; 0: no limit", NULL),
-    F(layers, BOOL, 0, 0, NULL, "SQNR of every module's output, accumulated (runs the images one by one)",
+    F(layers, BOOL, 0, 0, NULL,
+      "SQNR of every module's output, accumulated (runs the images one by one); for int8-sim also every "
+      "site's, "
+      "alone and accumulated, and its share of the error, on the first 8 images at most",
       NULL),
     F(report, STR, 0, 0, "FILE[,FILE]", "write the results; the ending chooses the form: .json, .csv, .html",
       NULL),
@@ -160,6 +163,9 @@ static swin_status conclude(eval_job *j)
     r->skipped = skipped;
     r->nskipped = lr.broken;
     r->layers = j->layers;
+    r->sites = j->sites;
+    r->nsites = j->nsites;
+    r->site_images = j->site_images;
     const swin_status st = deliver(j, &lr);
     free(skipped);
     return st;

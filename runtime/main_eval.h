@@ -54,6 +54,8 @@ typedef struct eval_job {
     swin_layers *layers;
     swin_dump *dump;
     swin_outputs outputs;
+    swin_eval_site *sites; /* owned: of int8-sim, with --layers */
+    int nsites, site_images;
     swin_eval_report report;
 } eval_job;
 

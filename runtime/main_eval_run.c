@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "quant/plan.h"
+#include "quant/site_error.h"
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
 #include "runtime/main_eval.h"
@@ -107,6 +108,21 @@ static swin_status account(eval_job *j, const swin_batch *b)
     return SWIN_OK;
 }
 
+enum { SITE_IMAGES = 8 };
+
+/* On the head of the first batch. */
+static swin_status measure_sites(eval_job *j, const swin_batch *b)
+{
+    bool simulated = false;
+    for (int e = 0; e < j->count; e++) simulated = simulated || j->engines[e].kind->form == EVAL_SIM;
+    if (!j->o->layers || !simulated || j->sites) return SWIN_OK;
+    j->site_images = b->n < SITE_IMAGES ? b->n : SITE_IMAGES;
+    const swin_granularity g = strcmp(j->o->weight_granularity, "tensor") == 0 ? SWIN_PER_TENSOR
+                                                                               : SWIN_PER_CHANNEL;
+    return swin_site_errors(&j->sites, &j->nsites, j->model.dev, &j->calib, &j->corrected, g, b->pixels,
+                            j->site_images);
+}
+
 /* Images whose layers are looked at go one by one through all engines; the rest of a batch goes together. */
 static swin_status run_batch(eval_job *j, const swin_batch *b)
 {
@@ -134,6 +150,7 @@ swin_status eval_job_run(eval_job *j)
         swin_batch b;
         SWIN_TRY(swin_loader_next(j->loader, &b));
         if (b.n == 0) break;
+        SWIN_TRY(measure_sites(j, &b));
         SWIN_TRY(run_batch(j, &b));
         swin_progress_add(&progress, (size_t)b.n);
     }
@@ -254,5 +271,6 @@ void eval_job_close(eval_job *j)
     swin_dataset_close(j->data);
     swin_calib_file_free(&j->calib);
     swin_weights_free(&j->corrected);
+    free(j->sites);
     swin_session_close(&j->model);
 }

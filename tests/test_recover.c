@@ -11,6 +11,7 @@
 #include "quant/linear_weight.h"
 #include "quant/plan.h"
 #include "quant/sim.h"
+#include "quant/site_error.h"
 #include "runtime/base/file.h"
 #include "runtime/base/h5.h"
 #include "runtime/base/log.h"
@@ -452,6 +453,40 @@ static void test_file(void **state)
     teardown(&x);
 }
 
+/* Site by site: every enabled site once; what is alone is better than all together; shares are parts of a whole. */
+static void test_sites(void **state)
+{
+    (void)state;
+    fixture x;
+    swin_calib_file f;
+    swin_eval_site *list;
+    int count, enabled = 0;
+    setup(&x, SWIN_V1);
+    const swin_calib_opts o = options(&x, "none", SWIN_INT8_MODE_3);
+    calibrate(&x, &f, &o);
+    for (int i = 0; i < f.nsites; i++) enabled += f.sites[i].enabled;
+    CHECK_OK(swin_site_errors(&list, &count, x.dev, &f, &x.weights, SWIN_PER_CHANNEL, x.probes, PROBES));
+    const double all = sqnr_of(&x, &f);
+    double share = 0, noise = 0;
+    CHECK(count == enabled, "%d sites of %d", count, enabled);
+    for (int i = 0; i < count; i++) {
+        const swin_eval_site *e = &list[i];
+        const bool weight = swin_site_role_of(e->site) == SWIN_ROLE_WEIGHT;
+        CHECK(e->alone_db > all, "site %d alone: %.2f dB, all together %.2f dB", i, e->alone_db, all);
+        CHECK(isnan(e->accumulated_db) == weight && (weight || e->accumulated_db > 10), "site %d: %g dB", i,
+              e->accumulated_db);
+        share += e->share;
+        noise += pow(10, -e->alone_db / 10);
+    }
+    print_message("%d sites: together %.2f dB, the sum of them alone %.2f dB\n", count, all,
+                  -10 * log10(noise));
+    CHECK(fabs(share - 100) < 1e-6, "shares add up to %g", share);
+    CHECK(fabs(-10 * log10(noise) - all) < 3, "the sum is far from the whole");
+    free(list);
+    swin_calib_file_free(&f);
+    teardown(&x);
+}
+
 static void test_choose(void **state)
 {
     (void)state;
@@ -473,6 +508,7 @@ int main(void)
         cmocka_unit_test(test_parts),    cmocka_unit_test(test_reload), cmocka_unit_test(test_exact),
         cmocka_unit_test(test_outliers), cmocka_unit_test(test_round),  cmocka_unit_test(test_engines),
         cmocka_unit_test(test_one_file), cmocka_unit_test(test_file),   cmocka_unit_test(test_choose),
+        cmocka_unit_test(test_sites),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -84,6 +84,22 @@ static void text_layers(const swin_eval_report *r, FILE *out)
     }
 }
 
+static void text_sites(const swin_eval_report *r, FILE *out)
+{
+    fprintf(out,
+            "\nint8-sim site by site, %d images: SQNR of the logits when it alone is quantized, of its "
+            "tensor when all "
+            "are, dB; share of the sum of the errors alone\n%-42s %9s %11s %7s\n",
+            r->site_images, "site", "alone", "accumulated", "share");
+    for (int i = 0; i < r->nsites; i++) {
+        char name[SWIN_SITE_NAME_MAX], alone[32], accumulated[32];
+        swin_site_name(r->sites[i].site, name);
+        sqnr_cell(alone, sizeof alone, r->sites[i].alone_db);
+        sqnr_cell(accumulated, sizeof accumulated, r->sites[i].accumulated_db);
+        fprintf(out, "%-42s %9s %11s %6.2f%%\n", name, alone, accumulated, r->sites[i].share);
+    }
+}
+
 static bool any_emulated(const swin_eval_report *r)
 {
     for (int i = 0; i < r->nrows; i++)
@@ -109,6 +125,7 @@ void swin_eval_report_text(const swin_eval_report *r, FILE *out)
     if (brackets) fputs("in brackets: difference against FP16, points\n", out);
     if (any_emulated(r)) fprintf(out, "* %s\n", emulated_note);
     if (r->layers) text_layers(r, out);
+    if (r->sites) text_sites(r, out);
     if (r->jpeg_warnings)
         fprintf(out, "%llu images had recoverable JPEG faults and were used\n",
                 (unsigned long long)r->jpeg_warnings);
@@ -141,6 +158,21 @@ static json_t *json_layers(const swin_eval_report *r, int engine)
     return all;
 }
 
+static json_t *json_sites(const swin_eval_report *r)
+{
+    json_t *all = json_object();
+    for (int i = 0; i < r->nsites; i++) {
+        char name[SWIN_SITE_NAME_MAX];
+        json_t *one = json_object();
+        swin_site_name(r->sites[i].site, name);
+        json_object_set_new(one, "alone_db", number(r->sites[i].alone_db));
+        json_object_set_new(one, "accumulated_db", number(r->sites[i].accumulated_db));
+        json_object_set_new(one, "share", number(r->sites[i].share));
+        json_object_set_new(all, name, one);
+    }
+    return all;
+}
+
 static json_t *json_row(const swin_eval_report *r, int i)
 {
     const swin_eval_row *row = &r->rows[i], *base = base_of(r, row);
@@ -155,6 +187,7 @@ static json_t *json_row(const swin_eval_report *r, int i)
     json_object_set_new(o, "nonfinite", json_integer((json_int_t)row->acc.nonfinite));
     json_object_set_new(o, "emulated", json_boolean(row->emulated));
     if (r->layers && i > 0) json_object_set_new(o, "layers_sqnr_db", json_layers(r, i));
+    if (r->sites && strcmp(row->precision, "int8-sim") == 0) json_object_set_new(o, "sites", json_sites(r));
     return o;
 }
 

@@ -17,6 +17,7 @@
 #include "runtime/swin/accuracy.h"
 #include "runtime/swin/config.h"
 #include "runtime/swin/layers.h"
+#include "runtime/swin/site.h"
 
 #define SWIN_EVAL_ROWS_MAX 8
 
@@ -26,6 +27,14 @@ typedef struct swin_eval_row {
     bool listed;           /* asked for; otherwise it ran because something is measured against it */
     swin_accuracy acc;
 } swin_eval_row;
+
+/* A quantized site's part in int8-sim's error (quant/site_error.h). */
+typedef struct swin_eval_site {
+    swin_site site;
+    double alone_db;       /* logits, when nothing else is quantized */
+    double accumulated_db; /* the tensor there, when everything is; NaN for weights */
+    double share;          /* percent of the sum of all sites' errors alone */
+} swin_eval_site;
 
 /* Where the INT8 scales came from; strings of the calibration file. */
 typedef struct swin_eval_calib {
@@ -50,7 +59,9 @@ typedef struct swin_eval_report {
     int nrows;
     const swin_eval_skipped *skipped; /* images left out */
     size_t nskipped;
-    const swin_layers *layers; /* engine i is row i; NULL without --layers */
+    const swin_layers *layers;   /* engine i is row i; NULL without --layers */
+    const swin_eval_site *sites; /* [nsites]; NULL without --layers or int8-sim */
+    int nsites, site_images;     /* images that they were measured on */
 } swin_eval_report;
 
 /* The table for people: acc@1, acc@5, for INT8 with the difference against FP16 in brackets... */

@@ -123,6 +123,23 @@ static swin_status attention_s8(swin_dev *dev, swin_tensor *out, const swin_tens
     return end(dev, ATTENTION, t, probe.real->attention_s8(dev, out, qkv, a, prob_scale, g));
 }
 
+static swin_status attention_half_s8(swin_dev *dev, swin_tensor *x, const swin_norm *n,
+                                     const swin_layer_s8 *qkv, const swin_tensor parts[3],
+                                     const swin_attention *a, float prob_scale, const swin_layer_s8 *proj,
+                                     const swin_windows *g)
+{
+    const double t = begin(dev);
+    return end(dev, ATTENTION_HALF, t,
+               probe.real->attention_half_s8(dev, x, n, qkv, parts, a, prob_scale, proj, g));
+}
+
+static swin_status mlp_half_s8(swin_dev *dev, swin_tensor *x, const swin_norm *n, const swin_layer_s8 *fc1,
+                               const swin_layer_s8 *fc2)
+{
+    const double t = begin(dev);
+    return end(dev, MLP_HALF, t, probe.real->mlp_half_s8(dev, x, n, fc1, fc2));
+}
+
 /* The real table with timed operators; without half blocks when composed. */
 static swin_ops timed_table(const swin_ops *real, bool composed)
 {
@@ -139,6 +156,9 @@ static swin_ops timed_table(const swin_ops *real, bool composed)
     t.linear_s8 = linear_s8;
     t.linear_s8_residual = linear_s8_residual;
     t.attention_s8 = attention_s8;
+    t.attention_half_s8 = real->attention_half_s8 && !composed ? attention_half_s8 : NULL;
+    t.mlp_half_s8 = real->mlp_half_s8 && !composed ? mlp_half_s8 : NULL;
+    t.merge_s8 = NULL;
     t.attention_half = real->attention_half && !composed ? attention_half : NULL;
     t.mlp_half = real->mlp_half && !composed ? mlp_half : NULL;
     t.graph_begin = NULL;

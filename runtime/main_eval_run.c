@@ -62,6 +62,7 @@ static swin_status create_engine(eval_job *j, eval_engine *e)
     if (e->kind->form == EVAL_INTEGER) {
         st = swin_plan_create(&plan, &j->calib, g);
         opts.plan = &plan;
+        if (j->model.dev->ops->native_half) opts.dtype = SWIN_F16; /* what stays float between the integers */
     }
     const swin_weights *w = e->kind->form == EVAL_INTEGER ? &j->corrected : &j->model.weights;
     if (st == SWIN_OK) st = swin_net_create(&e->net, j->model.dev, &j->model.config, w, &opts);

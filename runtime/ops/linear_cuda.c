@@ -47,6 +47,10 @@ static swin_status upload_weights(swin_dev *dev, void *dst, const float *w, size
 
 void swin_linear_release_cuda(swin_dev *dev, swin_linear *l)
 {
+    if (l->dtype == SWIN_S8) {
+        swin_linear_s8_release_cuda(dev, l);
+        return;
+    }
     cuda_linear *p = l->packed;
     if (p) {
         swin_free_cuda(dev, p->w);

@@ -91,6 +91,14 @@ typedef struct swin_attention {
     swin_softmax softmax;
 } swin_attention;
 
+/* A Linear of the integer network: how its input is quantized (scale, zero point, code range; no data), and the rounding of
+ * its product before the bias (0: none). */
+typedef struct swin_layer_s8 {
+    const swin_linear *l;
+    swin_tensor input;
+    float after_scale;
+} swin_layer_s8;
+
 /* Patch embedding: a convolution whose kernel is its stride, then LayerNorm (gamma NULL: none). */
 typedef struct swin_patch_embed {
     int patch, in_chans, channels; /* P, 3, C */
@@ -247,6 +255,18 @@ struct swin_ops {
      * out's scale. */
     swin_status (*attention_s8)(swin_dev *dev, swin_tensor *out, const swin_tensor qkv[3],
                                 const swin_attention *a, float prob_scale, const swin_windows *g);
+
+    /* Optional half blocks on integers, in place on the residual stream x: equal bits to the operators above one after the
+     * other. parts: how q, k, v are quantized (no data). NULL or SWIN_ERR_UNSUPPORTED as for attention_half. */
+    swin_status (*attention_half_s8)(swin_dev *dev, swin_tensor *x, const swin_norm *n,
+                                     const swin_layer_s8 *qkv, const swin_tensor parts[3],
+                                     const swin_attention *a, float prob_scale, const swin_layer_s8 *proj,
+                                     const swin_windows *g);
+    swin_status (*mlp_half_s8)(swin_dev *dev, swin_tensor *x, const swin_norm *n, const swin_layer_s8 *fc1,
+                               const swin_layer_s8 *fc2);
+    /* out = W LayerNorm(x) of four neighbours, as layernorm_merge and then linear_s8 with one part. */
+    swin_status (*merge_s8)(swin_dev *dev, swin_tensor *out, const swin_tensor *x, const swin_norm *n,
+                            const swin_layer_s8 *reduction, const swin_windows *g);
 
     /* Activations and weights may really be F16 or BF16 (cuda). False: the walk emulates them with round_to. */
     bool native_half;

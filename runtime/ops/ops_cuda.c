@@ -196,6 +196,7 @@ static swin_status check_windows(const char *op, const swin_windows *g, int64_t 
 
 static swin_status cuda_layernorm(swin_dev *dev, swin_tensor *out, const swin_tensor *x, const swin_norm *n)
 {
+    if (out->dtype == SWIN_S8) return swin_norm_s8_cuda(dev, out, x, n, SWIN_ROWS_SAME, NULL);
     SWIN_TRY(check("layernorm", out, x, x->rows, x->cols));
     return swin_cuda_status(swin_norm_launch(swin_cuda_of(dev)->stream, out, x, n, SWIN_ROWS_SAME, NULL),
                             "layernorm");
@@ -204,6 +205,7 @@ static swin_status cuda_layernorm(swin_dev *dev, swin_tensor *out, const swin_te
 static swin_status cuda_layernorm_windows(swin_dev *dev, swin_tensor *out, const swin_tensor *x,
                                           const swin_norm *n, const swin_windows *g)
 {
+    if (out->dtype == SWIN_S8) return swin_norm_s8_cuda(dev, out, x, n, SWIN_ROWS_WINDOWS, g);
     SWIN_TRY(check("layernorm_windows", out, x, x->rows, x->cols));
     SWIN_TRY(check_windows("layernorm_windows", g, x->rows));
     return swin_cuda_status(swin_norm_launch(swin_cuda_of(dev)->stream, out, x, n, SWIN_ROWS_WINDOWS, g),
@@ -213,6 +215,7 @@ static swin_status cuda_layernorm_windows(swin_dev *dev, swin_tensor *out, const
 static swin_status cuda_layernorm_merge(swin_dev *dev, swin_tensor *out, const swin_tensor *x,
                                         const swin_norm *n, const swin_windows *g)
 {
+    if (out->dtype == SWIN_S8) return swin_norm_s8_cuda(dev, out, x, n, SWIN_ROWS_MERGE, g);
     SWIN_TRY(check("layernorm_merge", out, x, x->rows / 4, 4 * x->cols));
     if (g->height % 2 || g->width % 2 || swin_windows_tokens(g) != x->rows)
         return swin_fail(SWIN_ERR_VALUE, "layernorm_merge: a map of %d x %d", g->height, g->width);
@@ -314,6 +317,7 @@ static swin_status cuda_weighted_sum(swin_dev *dev, swin_tensor *out, const swin
 static swin_status cuda_normalise_heads(swin_dev *dev, swin_tensor *out, const swin_tensor *x, int heads,
                                         const float *head_scale)
 {
+    if (out->dtype == SWIN_S8) return swin_normalise_heads_s8_cuda(dev, out, x, heads, head_scale);
     SWIN_TRY(check("normalise_heads", out, x, x->rows, x->cols));
     if (heads < 1 || x->cols % heads != 0)
         return swin_fail(SWIN_ERR_VALUE, "normalise_heads: %lld columns in %d heads", (long long)x->cols,
@@ -394,7 +398,7 @@ static swin_status cuda_observer_read(swin_dev *dev, const swin_observer *o, swi
 
 const swin_ops swin_ops_cuda = {
     .name = "cuda",
-    .help = "one NVIDIA GPU (sm_75 or newer): tensor cores for fp16, bf16 and, on request, tf32",
+    .help = "one NVIDIA GPU (sm_75 or newer): tensor cores for int8, fp16, bf16 and, on request, tf32",
     .open = cuda_open,
     .close = cuda_close,
     .engine = cuda_engine,
@@ -423,6 +427,14 @@ const swin_ops swin_ops_cuda = {
     .mean_tokens = cuda_mean_tokens,
     .attention_half = swin_attention_half_cuda,
     .mlp_half = swin_mlp_half_cuda,
+    .quantize = swin_quantize_cuda,
+    .linear_s8_prepare = swin_linear_s8_prepare_cuda,
+    .linear_s8 = swin_linear_s8_cuda,
+    .linear_s8_residual = swin_linear_s8_residual_cuda,
+    .attention_s8 = swin_attention_s8_cuda,
+    .attention_half_s8 = swin_attention_half_s8_cuda,
+    .mlp_half_s8 = swin_mlp_half_s8_cuda,
+    .merge_s8 = swin_merge_s8_cuda,
     .fake_quant = cuda_fake_quant,
     .round_to = cuda_round_to,
     .observer_create = cuda_observer_create,

@@ -308,6 +308,29 @@ static const swin_norm *norm_before(const net_block *b, const swin_norm *n)
     return b->head_scale ? NULL : n;
 }
 
+/* What an integer layer needs in a fused half. */
+static swin_layer_s8 fused_layer(const net_layer *l)
+{
+    return (swin_layer_s8){ .l = &l->l,
+                            .input = code_matrix(NULL, 0, 0, &l->input),
+                            .after_scale = l->after_scale };
+}
+
+static swin_status fused_attention(const walk *w, const net_block *b, swin_tensor *x, const swin_windows *g)
+{
+    const swin_layer_s8 qkv = fused_layer(&b->qkv), proj = fused_layer(&b->proj);
+    swin_tensor parts[3];
+    for (int i = 0; i < 3; i++) parts[i] = code_matrix(NULL, 0, 0, &b->operands[i]);
+    return w->ops->attention_half_s8(w->dev, x, &b->norm1, &qkv, parts, &b->attention, b->prob_scale, &proj,
+                                     g);
+}
+
+static swin_status fused_mlp(const walk *w, const net_block *b, swin_tensor *x)
+{
+    const swin_layer_s8 fc1 = fused_layer(&b->fc1), fc2 = fused_layer(&b->fc2);
+    return w->ops->mlp_half_s8(w->dev, x, &b->norm2, &fc1, &fc2);
+}
+
 /* x += proj(attention(qkv(LN1(x)))), windows shifted and partitioned. V2: x += LN1(proj(attention(qkv(x)))). */
 static swin_status attention_half(const walk *w, const net_block *b, swin_tensor *x, const swin_windows *g)
 {
@@ -317,6 +340,11 @@ static swin_status attention_half(const walk *w, const net_block *b, swin_tensor
         unwatched(w, SWIN_SITE_LAYERNORM_INPUT1, SWIN_SITE_ADD1_LOCAL)) {
         const swin_status st =
             w->ops->attention_half(w->dev, x, &b->norm1, &b->qkv.l, &b->proj.l, &b->attention, g);
+        if (st != SWIN_ERR_UNSUPPORTED) return st;
+    }
+    if (w->ops->attention_half_s8 && b->qkv.integer && b->attention_integer && b->proj.integer && !v2 &&
+        unwatched(w, SWIN_SITE_LAYERNORM_INPUT1, SWIN_SITE_ADD1_LOCAL)) {
+        const swin_status st = fused_attention(w, b, x, g);
         if (st != SWIN_ERR_UNSUPPORTED) return st;
     }
     swin_tensor a = layer_input(w, &b->qkv, w->net->normed, x->rows, x->cols);
@@ -354,6 +382,11 @@ static swin_status mlp_half(const walk *w, const net_block *b, swin_tensor *x)
         const swin_status st = w->ops->mlp_half(w->dev, x, &b->norm2, &b->fc1.l, &b->fc2.l);
         if (st != SWIN_ERR_UNSUPPORTED) return st;
     }
+    if (w->ops->mlp_half_s8 && b->fc1.integer && b->fc2.integer && !v2 &&
+        unwatched(w, SWIN_SITE_LAYERNORM_INPUT2, SWIN_SITE_ADD2_LOCAL)) {
+        const swin_status st = fused_mlp(w, b, x);
+        if (st != SWIN_ERR_UNSUPPORTED) return st;
+    }
     swin_tensor a = layer_input(w, &b->fc1, w->net->normed, x->rows, x->cols);
     if (v2) {
         SWIN_TRY(stream_as_input(w, &a, x, &b->fc1));
@@ -380,6 +413,12 @@ static swin_status merge(const walk *w, const net_stage *s, swin_tensor *out, co
     if (w->ops->merge && !s->reduction.integer && !v2 &&
         unwatched(w, SWIN_SITE_REDUCTION_INPUT, SWIN_SITE_REDUCTION_AFTERGEMM)) {
         const swin_status st = w->ops->merge(w->dev, out, x, &s->merge_norm, &s->reduction.l, g);
+        if (st != SWIN_ERR_UNSUPPORTED) return st == SWIN_OK ? touch(w, SWIN_SITE_MERGE_OUT, out) : st;
+    }
+    if (w->ops->merge_s8 && s->reduction.integer && !v2 &&
+        unwatched(w, SWIN_SITE_REDUCTION_INPUT, SWIN_SITE_REDUCTION_AFTERGEMM)) {
+        const swin_layer_s8 reduction = fused_layer(&s->reduction);
+        const swin_status st = w->ops->merge_s8(w->dev, out, x, &s->merge_norm, &reduction, g);
         if (st != SWIN_ERR_UNSUPPORTED) return st == SWIN_OK ? touch(w, SWIN_SITE_MERGE_OUT, out) : st;
     }
     swin_tensor a = layer_input(w, &s->reduction, w->net->normed, x->rows / 4, 4 * x->cols);

@@ -76,6 +76,31 @@ swin_status swin_merge_cuda(swin_dev *dev, swin_tensor *out, const swin_tensor *
 swin_status swin_patch_embed_cuda(swin_dev *dev, swin_tensor *out, const float *images, int batch, int size,
                                   const swin_patch_embed *p);
 
+/* int8_cuda.c: the operators of those names in swin_ops; norm_s8 is the three layernorm operators with an S8 output. */
+swin_status swin_quantize_cuda(swin_dev *dev, swin_tensor *out, const swin_tensor *x);
+swin_status swin_norm_s8_cuda(swin_dev *dev, swin_tensor *out, const swin_tensor *x, const swin_norm *n,
+                              swin_norm_rows rows, const swin_windows *g);
+swin_status swin_normalise_heads_s8_cuda(swin_dev *dev, swin_tensor *out, const swin_tensor *x, int heads,
+                                         const float *head_scale);
+swin_status swin_linear_s8_prepare_cuda(swin_dev *dev, swin_linear *l, const int8_t *codes,
+                                        const float *scale, const float *bias, int out, int in,
+                                        int x_zero_point);
+void swin_linear_s8_release_cuda(swin_dev *dev, swin_linear *l);
+swin_status swin_linear_s8_cuda(swin_dev *dev, swin_tensor *y, int parts, const swin_tensor *x,
+                                const swin_linear *l, float after_scale, swin_act act);
+swin_status swin_linear_s8_residual_cuda(swin_dev *dev, swin_tensor *residual, const swin_tensor *x,
+                                         const swin_linear *l, float after_scale, const swin_windows *g);
+swin_status swin_attention_s8_cuda(swin_dev *dev, swin_tensor *out, const swin_tensor qkv[3],
+                                   const swin_attention *a, float prob_scale, const swin_windows *g);
+swin_status swin_attention_half_s8_cuda(swin_dev *dev, swin_tensor *x, const swin_norm *n,
+                                        const swin_layer_s8 *qkv, const swin_tensor parts[3],
+                                        const swin_attention *a, float prob_scale, const swin_layer_s8 *proj,
+                                        const swin_windows *g);
+swin_status swin_mlp_half_s8_cuda(swin_dev *dev, swin_tensor *x, const swin_norm *n, const swin_layer_s8 *fc1,
+                                  const swin_layer_s8 *fc2);
+swin_status swin_merge_s8_cuda(swin_dev *dev, swin_tensor *out, const swin_tensor *x, const swin_norm *n,
+                               const swin_layer_s8 *reduction, const swin_windows *g);
+
 /* ops_cuda.c: one part of attention, on tensor cores where they take it. */
 swin_status swin_attention_run_cuda(swin_dev *dev, const swin_attention_args *args, swin_attention_part part);
 

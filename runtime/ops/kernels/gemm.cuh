@@ -19,3 +19,6 @@ typedef struct gemm_config {
 gemm_config *swin_wgmma_table(swin_gemm_math math, int *count);
 cudaError_t swin_wgmma_launch(cudaStream_t stream, const swin_gemm *p, const gemm_config *c, unsigned blocks,
                               size_t shared, int stages);
+/* A CUtensorMap of a row-major matrix of codes, taken in boxes of box_rows rows by 128 columns. False where the copy engine
+ * cannot take it. */
+bool swin_codes_map(void *map, const void *data, int64_t rows, int cols, int64_t ld, int box_rows);

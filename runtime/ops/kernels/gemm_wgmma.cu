@@ -178,6 +178,17 @@ bool make_map(CUtensorMap *map, swin_gemm_math math, const void *data, int64_t r
 
 } // namespace
 
+bool swin_codes_map(void *map, const void *data, int64_t rows, int cols, int64_t ld, int box_rows)
+{
+    const cuuint64_t size[2] = { (cuuint64_t)cols, (cuuint64_t)rows }, pitch[1] = { (cuuint64_t)ld };
+    const cuuint32_t box[2] = { 128, (cuuint32_t)box_rows }, step[2] = { 1, 1 };
+    const encoder encode = find_encoder();
+    return encode && rows <= 0x7fffffff &&
+           encode((CUtensorMap *)map, CU_TENSOR_MAP_DATA_TYPE_UINT8, 2, (void *)(uintptr_t)data, size, pitch,
+                  box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                  CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
 /* Whether a kernel for sm_90a is what the driver loaded: other builds of it are empty. */
 extern "C" bool swin_wgmma_available(void)
 {

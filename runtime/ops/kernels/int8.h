@@ -1,0 +1,115 @@
+/* runtime/ops/kernels/int8.h - C launchers of the integer network's kernels; conventions as in kernels.h. */
+#ifndef SWIN_OPS_KERNELS_INT8_H
+#define SWIN_OPS_KERNELS_INT8_H
+
+#include "runtime/ops/kernels/kernels.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* How values become codes, as the kernels want it: lo and hi are the range before the zero point, on top of 1.5 * 2^23. */
+typedef struct swin_s8_rule {
+    float inverse, lo, hi, zero;
+} swin_s8_rule;
+
+static inline swin_s8_rule swin_s8_rule_of(const swin_tensor *t)
+{
+    const swin_s8_rule r = { 1.0f / t->scale, 12582912.0f + (float)(t->qmin - t->zero_point),
+                             12582912.0f + (float)(t->qmax - t->zero_point), (float)t->zero_point };
+    return r;
+}
+
+/* One column range of a product's output. */
+typedef struct swin_s8_part {
+    void *data;
+    int64_t ld; /* elements */
+    int unit;   /* bytes of one */
+    swin_dtype dtype;
+    swin_s8_rule rule; /* S8 only */
+} swin_s8_part;
+
+enum { SWIN_S8_PARTS = 4 };
+
+/* y = act(round(x w^T * x_scale w_scale) + bias) in `parts` column ranges, or y[0] += that; see linear_s8 in ops.h. */
+typedef struct swin_gemm_s8 {
+    int64_t m;
+    int n, k;
+    const int8_t *x, *w; /* x [m][ldx]; w [n][k] */
+    const int8_t *
+        dealt; /* w with its rows in the order of the tensor cores, up to whole 32: row r is column s8_column(r) */
+    int64_t ldx;
+    float x_scale;
+    const float *w_scale;       /* [n] */
+    const int32_t *zero_share;  /* [n], taken off every sum; NULL: none */
+    const float *bias;          /* [n] or NULL */
+    float after, after_inverse; /* 0: no rounding before the bias */
+    swin_act act;
+    int parts, width; /* width: columns of a part */
+    swin_s8_part y[SWIN_S8_PARTS];
+    bool residual, windows; /* windows: row r of x belongs to row swin_windows_source(&g, r) of y */
+    swin_windows g;
+} swin_gemm_s8;
+
+/* Tensor cores of sm_80 and later. cudaErrorNotSupported: columns not in eights, or pointers not aligned to 16 bytes. */
+cudaError_t swin_gemm_s8_launch(cudaStream_t stream, const swin_gemm_s8 *p, int config, int multiprocessors);
+int swin_gemm_s8_configs(void);
+const char *swin_gemm_s8_config_name(int config);
+/* Any shape and alignment, slowly. */
+cudaError_t swin_gemm_s8_any_launch(cudaStream_t stream, const swin_gemm_s8 *p);
+
+/* The column that the tensor cores' position r of an output's columns takes (kernels/int8.cuh). */
+static inline int swin_s8_dealt(int r)
+{
+    return (r & ~31) | (r & 6) << 2 | (r & 24) >> 2 | (r & 1);
+}
+
+/* In place or not, every head's columns divided by their L2 norm, as normalise_heads in ops.h; x of codes or floats, out of
+ * codes. */
+cudaError_t swin_normalise_heads_s8_launch(cudaStream_t stream, const swin_tensor *out, const swin_tensor *x,
+                                           int heads, const float *head_scale);
+
+/* out (S8) = codes of LayerNorm(x); rows as for swin_norm_launch; n NULL: of x itself. */
+cudaError_t swin_norm_s8_launch(cudaStream_t stream, const swin_tensor *out, const swin_tensor *x,
+                                const swin_norm *n, swin_norm_rows rows, const swin_windows *g);
+
+/* x += fc2(codes(GELU(fc1(codes(LN x))))) in one kernel; x is fc2.y[0], and fc1's x and y are not read. */
+typedef struct swin_mlp_s8 {
+    swin_norm norm;
+    swin_s8_rule input, hidden; /* codes of LN's and of GELU's output */
+    swin_gemm_s8 fc1, fc2;
+} swin_mlp_s8;
+
+/* Hopper; rows of 96, 128, 192, 256 or 384 F16 values. cudaErrorNotSupported also where few rows make it the slower way. */
+cudaError_t swin_mlp_s8_launch(cudaStream_t stream, const swin_mlp_s8 *p, int multiprocessors);
+
+/* y = codes(act(w codes(LN x) + bias)) in one kernel: gemm, whose x is not read, over LayerNorm of x (F16). */
+typedef struct swin_norm_gemm_s8 {
+    swin_norm norm;
+    swin_s8_rule input; /* codes of LN's output */
+    const void *x;
+    int64_t ldx;
+    swin_gemm_s8 gemm;
+} swin_norm_gemm_s8;
+
+/* Hopper; rows of 96 to 384 F16 values as Swin's models have them, outputs of codes three or four times as wide. */
+cudaError_t swin_norm_gemm_s8_launch(cudaStream_t stream, const swin_norm_gemm_s8 *p, int multiprocessors);
+
+typedef struct swin_attention_s8_args {
+    swin_attention a;
+    swin_windows g;
+    swin_tensor q, k, v, out;
+    float prob_scale;
+    bool image_order; /* q, k, v and out are in image order: the kernel gathers and scatters the windows */
+} swin_attention_s8_args;
+
+/* Tensor cores: windows of 49, 64 or 144 tokens with head size 32. */
+cudaError_t swin_attention_s8_mma_launch(cudaStream_t stream, const swin_attention_s8_args *p,
+                                         int multiprocessors);
+cudaError_t swin_attention_s8_any_launch(cudaStream_t stream, const swin_attention_s8_args *p);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,226 @@
+/* Half a block in one kernel, on Hopper: x += fc2(codes(GELU(fc1(codes(LN x))))), for the row lengths of Swin's models.
+ *
+ * The hidden layer exists in registers alone. Weights pass through shared memory in pieces of 64 hidden columns; a
+ * warpgroup makes 32 of them at a time for its 64 rows, and the rows of fc1's weight are dealt so that the sums, once they
+ * are codes, already lie as fc2's left operand. While one warpgroup's values go through GELU, the tensor cores work for
+ * another: fc1 for the next 32 together with fc2's share of the last.
+ *
+ * Floors at 64 images of 224 pixels (Swin-T): the stream read and written is 77 MB in stage 0, 26 us at 3 TB/s; weights
+ * from L2, 115 MB in every stage; GELU and codes, about 17 instructions for each of 77 M values, 46 us. So GELU is what
+ * the time goes into, and what the rest should hide behind. */
+#include "runtime/ops/kernels/fused_s8.cuh"
+#include "runtime/ops/kernels/gemm.cuh"
+
+namespace
+{
+
+constexpr int PIECE = 64, STAGES = 3;
+
+template <int C, int WG> struct mlp_shape {
+    static constexpr int ROWS = 64 * WG, THREADS = 128 * WG, BLOCKS = (C + 127) / 128, STEPS = C / 32;
+    static constexpr int A = BLOCKS * ROWS * 128;                   /* bytes of the normalised rows */
+    static constexpr int W1 = BLOCKS * PIECE * 128, W2 = C * PIECE; /* of a piece's weights */
+    static constexpr int STAGE = W1 + W2, FACTORS = (2 * 4 * C + 2 * C) * 4;
+    static constexpr int SHARED = A + STAGES * STAGE + FACTORS;
+    static constexpr int N = C > 256 ? C / 2 : C, PARTS = C / N; /* fc2's columns in one instruction */
+};
+
+/* The hidden column that row r of a piece of fc1's weight makes. */
+__device__ __forceinline__ int hidden_column(int r)
+{
+    return (r & ~15) | (r & 6) << 1 | (r & 8) >> 2 | (r & 1);
+}
+
+/* What a thread copies of a piece lies at fixed distances from these. */
+template <int C, int WG> struct piece_copy {
+    using S = mlp_shape<C, WG>;
+    const int8_t *w1, *w2; /* its first 16 bytes of either weight, in the piece at hand */
+    unsigned to1, to2;     /* where they go, from the stage's start */
+
+    __device__ __forceinline__ explicit piece_copy(const swin_mlp_s8 &p)
+    {
+        const int row1 = threadIdx.x / 8, chunk1 = threadIdx.x % 8, row2 = threadIdx.x / 4,
+                  chunk2 = threadIdx.x % 4;
+        w1 = p.fc1.w + hidden_column(row1) * C + chunk1 * 16;
+        w2 = p.fc2.w + (int64_t)s8_column(row2) * (4 * C) + chunk2 * 16;
+        to1 = chunk_at<128>(row1, chunk1), to2 = S::W1 + chunk_at<64>(row2, chunk2);
+    }
+    /* Queue this piece's copies, and go on to the next. */
+    __device__ __forceinline__ void run(unsigned stage)
+    {
+        constexpr int ROWS1 = S::THREADS / 8, ROWS2 = S::THREADS / 4;
+        static_assert(ROWS1 % 16 == 0 && ROWS2 % 32 == 0, "the dealing of rows repeats");
+#pragma unroll
+        for (int row = 0; row < PIECE; row += ROWS1)
+#pragma unroll
+            for (int block = 0; block < S::BLOCKS; block++) {
+                const bool in_row = row + ROWS1 <= PIECE || row + (int)threadIdx.x / 8 < PIECE;
+                const bool in_col = block * 128 + 128 <= C || block * 128 + (int)threadIdx.x % 8 * 16 < C;
+                if (in_row && in_col)
+                    copy16(stage + to1 + block * PIECE * 128 + row * 128, w1 + row * C + block * 128, true);
+            }
+#pragma unroll
+        for (int row = 0; row < C; row += ROWS2)
+            if (row + ROWS2 <= C || row + (int)threadIdx.x / 4 < C)
+                copy16(stage + to2 + row * PIECE, w2 + row * 4 * C, true);
+        w1 += PIECE * C, w2 += PIECE;
+    }
+};
+
+/* fc1 for 32 hidden columns. */
+template <int C, int WG>
+__device__ __forceinline__ void first_product(int (&sum)[4][4], unsigned a, unsigned w1)
+{
+    using S = mlp_shape<C, WG>;
+#pragma unroll
+    for (int step = 0; step < S::STEPS; step++)
+        wgmma_s8<32>::run(sum, wgmma_operand(a + step / 4 * S::ROWS * 128) + 2 * (step % 4),
+                          wgmma_operand(w1 + step / 4 * PIECE * 128) + 2 * (step % 4), step > 0);
+}
+
+/* Sums of 32 hidden columns to fc2's left operand. alpha, bias: of the first of them. */
+template <bool AFTER>
+__device__ __forceinline__ void hidden_codes(unsigned (&code)[4], const int (&sum)[4][4], const float *alpha,
+                                             const float *bias, const swin_mlp_s8 &p)
+{
+    const int t = threadIdx.x & 3;
+#pragma unroll
+    for (int half = 0; half < 2; half++) { /* columns 16 half + 4 t and up */
+        const float4 a4 = *reinterpret_cast<const float4 *>(alpha + 16 * half + 4 * t);
+        const float4 b4 = *reinterpret_cast<const float4 *>(bias + 16 * half + 4 * t);
+        const float a[4] = { a4.x, a4.y, a4.z, a4.w }, b[4] = { b4.x, b4.y, b4.z, b4.w };
+#pragma unroll
+        for (int below = 0; below < 2; below++) { /* the thread's upper row, then the lower */
+            float v[4];
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+                const int s = sum[2 * half + k / 2][2 * below + k % 2];
+                v[k] = AFTER ? s8_value(s, a[k], b[k], p.fc1.after, p.fc1.after_inverse)
+                             : fmaf((float)s, a[k], b[k]);
+                v[k] = s8_gelu(v[k]);
+            }
+            code[2 * half + below] = s8_codes4(v, p.hidden);
+        }
+    }
+}
+
+/* fc2's share of 32 hidden columns. w2: their first 32 bytes. */
+template <int C, int WG>
+__device__ __forceinline__ void
+second_product(int (&acc)[mlp_shape<C, WG>::PARTS][mlp_shape<C, WG>::N / 8][4], const unsigned (&code)[4],
+               unsigned w2)
+{
+    using S = mlp_shape<C, WG>;
+#pragma unroll
+    for (int i = 0; i < S::PARTS; i++)
+        wgmma_s8<S::N>::run(acc[i], code, wgmma_operand64(w2 + i * S::N * PIECE));
+}
+
+template <int C, int WG, int FIT, bool AFTER>
+__global__ void __launch_bounds__(128 * WG, FIT) mlp_s8_kernel(const __grid_constant__ swin_mlp_s8 p)
+{
+#if SWIN_HAVE_WGMMA
+    using S = mlp_shape<C, WG>;
+    constexpr int PIECES = 4 * C / PIECE;
+    extern __shared__ __align__(1024) char smem_base[];
+    float *alpha1 = (float *)(smem_base + S::A + STAGES * S::STAGE), *bias1 = alpha1 + 4 * C,
+          *alpha2 = bias1 + 4 * C, *bias2 = alpha2 + C;
+    const unsigned smem = shared_address(smem_base), ring = smem + S::A;
+    const int64_t m0 = (int64_t)blockIdx.x * S::ROWS;
+
+    piece_copy<C, WG> copy(p);
+    copy.run(ring);
+    copy_commit();
+    s8_load_factors<4 * C, S::THREADS>(alpha1, bias1, p.fc1, 0);
+    s8_load_factors<C, S::THREADS>(alpha2, bias2, p.fc2, 0);
+    chain_wait();
+    fused_norm<C, S::ROWS, S::THREADS>(smem_base, (const __half *)p.fc2.y[0].data, p.fc2.y[0].ld, m0, p.fc2.m,
+                                       p.norm, p.input);
+    int sum[4][4], acc[S::PARTS][S::N / 8][4];
+    unsigned code[4] = { 0, 0, 0, 0 };
+#pragma unroll
+    for (int i = 0; i < S::PARTS; i++) s8_begin<S::N / 8>(acc[i], p.fc2, i * S::N);
+
+    const unsigned a = smem + threadIdx.x / 128 * 64 * 128;
+    unsigned last = ring +
+                    S::W1; /* where fc2's weights for the codes at hand lie; at first the codes are zeros */
+    for (int piece = 0; piece < PIECES; piece++) {
+        const unsigned stage = ring + piece % STAGES * S::STAGE;
+        copy_wait<0>();
+        fence_async_proxy();
+        __syncthreads(); /* the piece is there for all, and all are done with the last but one, whose place is filled */
+        if (piece + 1 < PIECES) copy.run(ring + (piece + 1) % STAGES * S::STAGE);
+        copy_commit();
+#pragma unroll
+        for (int part = 0; part < PIECE / 32; part++) {
+            wgmma_fence();
+            first_product<C, WG>(sum, a, stage + part * 32 * 128);
+            second_product<C, WG>(acc, code, last);
+            wgmma_commit();
+            wgmma_wait<0>();
+            hidden_codes<AFTER>(code, sum, alpha1 + piece * PIECE + 32 * part,
+                                bias1 + piece * PIECE + 32 * part, p);
+            last = stage + S::W1 + 32 * part;
+        }
+    }
+    wgmma_fence();
+    second_product<C, WG>(acc, code, last);
+    wgmma_commit();
+    wgmma_wait<0>();
+    const int64_t row = m0 + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4;
+#pragma unroll
+    for (int i = 0; i < S::PARTS; i++)
+        s8_finish<S8_RESIDUAL, S::N / 8>(p.fc2, acc[i], alpha2, bias2, row, i * S::N, 0);
+#endif
+}
+
+template <int C, int WG, int FIT, bool AFTER> cudaError_t launch(cudaStream_t stream, const swin_mlp_s8 *p)
+{
+    using S = mlp_shape<C, WG>;
+    static bool ready;
+    const int64_t blocks = (p->fc2.m + S::ROWS - 1) / S::ROWS;
+    if (blocks > 0x7fffffff) return cudaErrorNotSupported;
+    if (!ready) {
+        const cudaError_t e = cudaFuncSetAttribute(mlp_s8_kernel<C, WG, FIT, AFTER>,
+                                                   cudaFuncAttributeMaxDynamicSharedMemorySize, S::SHARED);
+        if (e != cudaSuccess) return e;
+        ready = true;
+    }
+    void *args[] = { (void *)p };
+    return chain_launch_pointer((const void *)mlp_s8_kernel<C, WG, FIT, AFTER>, (unsigned)blocks, S::THREADS,
+                                S::SHARED, stream, args);
+}
+
+template <int C, int WG, int FIT> cudaError_t pick(cudaStream_t stream, const swin_mlp_s8 *p)
+{
+    return p->fc1.after > 0 ? launch<C, WG, FIT, true>(stream, p) : launch<C, WG, FIT, false>(stream, p);
+}
+
+} // namespace
+
+extern "C" cudaError_t swin_mlp_s8_launch(cudaStream_t stream, const swin_mlp_s8 *p, int multiprocessors)
+{
+    const swin_s8_part *y = &p->fc2.y[0];
+    const int c = p->fc2.n;
+    if (p->fc2.m == 0) return cudaSuccess;
+    if (!swin_wgmma_available()) return cudaErrorNotSupported;
+    if (p->fc1.n != 4 * c || p->fc1.k != c || p->fc2.k != 4 * c || y->dtype != SWIN_F16 || y->ld % 8 != 0 ||
+        (uintptr_t)y->data % 16 != 0 || p->fc1.zero_share)
+        return cudaErrorNotSupported;
+    /* Long rows take long, so few of them wait for one another: then the operators one by one are faster. */
+    if (c > 128 && p->fc2.m < 64 * (int64_t)multiprocessors) return cudaErrorNotSupported;
+    switch (c) {
+    case 96:
+        return pick<96, 2, 2>(stream, p);
+    case 128:
+        return pick<128, 2, 2>(stream, p);
+    case 192:
+        return pick<192, 3, 1>(stream, p);
+    case 256:
+        return pick<256, 2, 1>(stream, p);
+    case 384:
+        return pick<384, 2, 1>(stream, p);
+    default:
+        return cudaErrorNotSupported;
+    }
+}

@@ -49,6 +49,7 @@ static void one(const char *what, int64_t m, int n, int k, bool residual, swin_a
                        .k = k,
                        .x = block((size_t)m * (size_t)k, 1),
                        .w = block((size_t)n * (size_t)k, 2),
+                       .dealt = block((size_t)n * (size_t)k, 2),
                        .ldx = k,
                        .x_scale = 1,
                        .w_scale = block((size_t)n * 4, 0x3c),
@@ -66,8 +67,8 @@ static void one(const char *what, int64_t m, int n, int k, bool residual, swin_a
     for (int c = 0; c < swin_gemm_s8_configs(); c++)
         printf(" %s %.1f", swin_gemm_s8_config_name(c), microseconds(&p, c));
     printf("\n");
-    const void *all[] = { p.x, p.w, p.w_scale, p.bias, p.y[0].data };
-    for (int i = 0; i < 5; i++) dev->ops->free(dev, (void *)(uintptr_t)all[i]);
+    const void *all[] = { p.x, p.w, p.dealt, p.w_scale, p.bias, p.y[0].data };
+    for (int i = 0; i < 6; i++) dev->ops->free(dev, (void *)(uintptr_t)all[i]);
 }
 
 int main(int argc, char **argv)

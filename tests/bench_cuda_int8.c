@@ -1,7 +1,7 @@
-/* Every tile of the INT8 products on Swin's shapes, in microseconds: what the choice of tiles is held against.
+/* Every tile of the INT8 products on Swin's shapes, in microseconds: what the choice of tiles is held
+ * against.
  *
- * usage: bench_cuda_int8 [IMAGES [CHANNELS]]
- */
+ * usage: bench_cuda_int8 [IMAGES [CHANNELS]] */
 #include <stdio.h>
 #include <stdlib.h>
 

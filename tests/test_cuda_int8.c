@@ -1,6 +1,6 @@
-/* The integer network of the cuda backend against ref: every operator on forced inputs (sums bit for bit, codes by DESIGN
- * rule 3), fused halves against their operators, blocks and batches. Without a GPU each test is skipped, and the last line
- * says how many. */
+/* The integer network of the cuda backend against ref: every operator on forced inputs (sums bit for bit,
+ * codes by DESIGN rule 3), fused halves against their operators, blocks and batches. Without a GPU each
+ * test is skipped, and the last line says how many. */
 #include <math.h>
 
 #include "quant/plan.h"
@@ -21,11 +21,13 @@ static int skipped;
         skip();                                                                                              \
     }
 
-/* ---- matrices in both memories --------------------------------------------------------------------------------- */
+/* ---- matrices in both memories
+ * --------------------------------------------------------------------------------- */
 
 enum { GUARD = 64 };
 
-/* One matrix for ref (floats as float32) and for the GPU (in its type), with poisoned guards around the latter. */
+/* One matrix for ref (floats as float32) and for the GPU (in its type), with poisoned guards around the
+ * latter. */
 typedef struct pair {
     char *host;   /* dense: float32, codes or INT32 */
     char *staged; /* what the GPU holds, guards included */
@@ -149,7 +151,8 @@ static void drop(pair *m)
     free(m->staged);
 }
 
-/* ---- comparisons ------------------------------------------------------------------------------------------------- */
+/* ---- comparisons
+ * ------------------------------------------------------------------------------------------------- */
 
 static struct {
     int64_t seen, off;
@@ -220,7 +223,8 @@ static double one_rounding(swin_dtype t)
 
 static const swin_dtype types[] = { SWIN_F32, SWIN_F16, SWIN_BF16 };
 
-/* ---- rows to codes ----------------------------------------------------------------------------------------------- */
+/* ---- rows to codes
+ * ----------------------------------------------------------------------------------------------- */
 
 static void one_norm(swin_rng *rng, swin_dtype t, int c, int form, int zero_point)
 {
@@ -300,7 +304,8 @@ static void test_quantize_by_hand(void **state)
         }
 }
 
-/* ---- products ---------------------------------------------------------------------------------------------------- */
+/* ---- products
+ * ---------------------------------------------------------------------------------------------------- */
 
 typedef struct layer {
     int8_t *codes;
@@ -432,8 +437,8 @@ static void test_residuals(void **state)
     judge("linear_s8_residual");
 }
 
-/* A row depends on itself alone: the first rows of a long product equal a short one, bit for bit, whatever tile either
- * takes; and the long one is right, by every 997th row. */
+/* A row depends on itself alone: the first rows of a long product equal a short one, bit for bit, whatever
+ * tile either takes; and the long one is right, by every 997th row. */
 static void test_rows(void **state)
 {
     (void)state;
@@ -493,7 +498,8 @@ static void test_rows(void **state)
         }
 }
 
-/* ---- attention --------------------------------------------------------------------------------------------------- */
+/* ---- attention
+ * --------------------------------------------------------------------------------------------------- */
 
 typedef struct bias_mask {
     float *bias, *mask, *bias_d, *mask_d;
@@ -573,7 +579,8 @@ static void test_attention(void **state)
     }
 }
 
-/* ---- Swin V2's heads ---------------------------------------------------------------------------------------------- */
+/* ---- Swin V2's heads
+ * ---------------------------------------------------------------------------------------------- */
 
 static void test_heads(void **state)
 {
@@ -599,7 +606,8 @@ static void test_heads(void **state)
     judge("normalise_heads");
 }
 
-/* ---- fused halves ------------------------------------------------------------------------------------------------- */
+/* ---- fused halves
+ * ------------------------------------------------------------------------------------------------- */
 
 static swin_tensor format(float scale, int zero_point)
 {
@@ -751,7 +759,8 @@ static void test_halves(void **state)
     }
 }
 
-/* ---- networks ----------------------------------------------------------------------------------------------------- */
+/* ---- networks
+ * ----------------------------------------------------------------------------------------------------- */
 
 typedef struct model {
     swin_config config;
@@ -796,7 +805,8 @@ static swin_net *integer_net(const model *m, const swin_calib_file *f, swin_gran
 
 enum { MOST_OUTPUTS = 64 };
 
-/* The outputs of one pass, in forward order; with `forced`, each is replaced by another pass's after it was kept. */
+/* The outputs of one pass, in forward order; with `forced`, each is replaced by another pass's after it
+ * was kept. */
 typedef struct outputs {
     float *x[MOST_OUTPUTS];
     size_t size[MOST_OUTPUTS];
@@ -883,8 +893,9 @@ static double worst_block(swin_dev *cpu, const model *m, const swin_calib_file *
     return worst;
 }
 
-/* The residual stream in float32, and in float16 as the engine has it. Between the halves of a block its rounding moves codes
- * that lie near a tie; in mode 1 each of these costs a whole step of a product's rounding too, and the bar is float32's. */
+/* The residual stream in float32, and in float16 as the engine has it. Between the halves of a block its
+ * rounding moves codes that lie near a tie; in mode 1 each of these costs a whole step of a product's
+ * rounding too, and the bar is float32's. */
 static void test_blocks(void **state)
 {
     (void)state;

@@ -13,7 +13,8 @@ typedef struct cuda_linear_s8 {
     int32_t *zero_share; /* device: [out]; NULL where the input has no zero point */
 } cuda_linear_s8;
 
-/* ---- weights ------------------------------------------------------------------------------------------------- */
+/* ---- weights
+ * ------------------------------------------------------------------------------------------------- */
 
 void swin_linear_s8_release_cuda(swin_dev *dev, swin_linear *l)
 {
@@ -91,7 +92,8 @@ swin_status swin_linear_s8_prepare_cuda(swin_dev *dev, swin_linear *l, const int
     return st;
 }
 
-/* ---- checks -------------------------------------------------------------------------------------------------- */
+/* ---- checks
+ * -------------------------------------------------------------------------------------------------- */
 
 static swin_status check_shape(const char *op, const swin_tensor *t, int64_t rows, int64_t cols)
 {
@@ -138,7 +140,8 @@ static swin_status check_layer(const char *op, const swin_linear *l, const swin_
     return check_codes(op, x, x->rows, l->in);
 }
 
-/* ---- rows ---------------------------------------------------------------------------------------------------- */
+/* ---- rows
+ * ---------------------------------------------------------------------------------------------------- */
 
 swin_status swin_quantize_cuda(swin_dev *dev, swin_tensor *out, const swin_tensor *x)
 {
@@ -177,7 +180,8 @@ swin_status swin_normalise_heads_s8_cuda(swin_dev *dev, swin_tensor *out, const 
         "normalise_heads");
 }
 
-/* ---- products ------------------------------------------------------------------------------------------------ */
+/* ---- products
+ * ------------------------------------------------------------------------------------------------ */
 
 static swin_gemm_s8 gemm_of(const swin_tensor *x, const swin_linear *l, float after_scale)
 {
@@ -252,7 +256,8 @@ swin_status swin_linear_s8_residual_cuda(swin_dev *dev, swin_tensor *residual, c
     return run_gemm(swin_cuda_of(dev), &p);
 }
 
-/* ---- attention ----------------------------------------------------------------------------------------------- */
+/* ---- attention
+ * ----------------------------------------------------------------------------------------------- */
 
 static swin_status run_attention(swin_cuda *d, const swin_attention_s8_args *p)
 {
@@ -286,7 +291,8 @@ swin_status swin_attention_s8_cuda(swin_dev *dev, swin_tensor *out, const swin_t
             .a = *a, .g = *g, .q = qkv[0], .k = qkv[1], .v = qkv[2], .out = *out, .prob_scale = prob_scale });
 }
 
-/* ---- half blocks --------------------------------------------------------------------------------------------- */
+/* ---- half blocks
+ * --------------------------------------------------------------------------------------------- */
 
 /* A matrix of codes in memory at p. */
 static swin_tensor placed(const swin_tensor *how, void *p, int64_t rows, int64_t cols, int64_t ld)
@@ -307,7 +313,8 @@ static swin_status two_matrices(swin_cuda *d, char **a, int64_t a_cols, char **b
     return SWIN_OK;
 }
 
-/* LayerNorm and the product that reads it: one kernel where there is one, else two with the codes in `normed`. */
+/* LayerNorm and the product that reads it: one kernel where there is one, else two with the codes in
+ * `normed`. */
 static swin_status norm_linear(swin_cuda *d, swin_tensor *y, int parts, const swin_tensor *x,
                                const swin_norm *n, const swin_layer_s8 *l, swin_act act, void *normed)
 {
@@ -329,7 +336,8 @@ static swin_status norm_linear(swin_cuda *d, swin_tensor *y, int parts, const sw
     return swin_linear_s8_cuda(&d->base, y, parts, &codes, l->l, l->after_scale, act);
 }
 
-/* The windows stay where they are: attention alone gathers and scatters them, so everything else runs in image order. */
+/* The windows stay where they are: attention alone gathers and scatters them, so everything else runs in
+ * image order. */
 swin_status swin_attention_half_s8_cuda(swin_dev *dev, swin_tensor *x, const swin_norm *n,
                                         const swin_layer_s8 *qkv, const swin_tensor parts[3],
                                         const swin_attention *a, float prob_scale, const swin_layer_s8 *proj,

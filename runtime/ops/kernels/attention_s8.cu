@@ -1,10 +1,11 @@
 /* Window attention on codes, on tensor cores: head size 32, windows of 49, 64 or 144 tokens.
  *
- * A block takes one head of one window position in a run of images, and copies the next image's q, k, v while it works on
- * this one's; position bias and mask, which all of them share, stay in registers all the while. A warp takes 16 query rows: scores, softmax and the weighted sum never
- * leave its registers. The sums of the second product run over tokens in the order in which the first one leaves them in a
- * thread, so codes are packed where they lie; v is brought to that order by transposed loads of pairs, which leave every
- * thread four neighbouring columns of the result. */
+ * A block takes one head of one window position in a run of images, and copies the next image's q, k, v
+ * while it works on this one's; position bias and mask, which all of them share, stay in registers all the
+ * while. A warp takes 16 query rows: scores, softmax and the weighted sum never leave its registers. The
+ * sums of the second product run over tokens in the order in which the first one leaves them in a thread,
+ * so codes are packed where they lie; v is brought to that order by transposed loads of pairs, which leave
+ * every thread four neighbouring columns of the result. */
 #include "runtime/ops/kernels/int8.cuh"
 
 namespace
@@ -72,7 +73,8 @@ __device__ __forceinline__ void load_window(unsigned smem, const swin_attention_
 /* Scores are kept in units of log 2, so that exp is one instruction. */
 constexpr float LOG2E = 1.4426950408889634f;
 
-/* Position bias and mask of one score; columns past the window weigh nothing, rows past it are anything finite. */
+/* Position bias and mask of one score; columns past the window weigh nothing, rows past it are anything
+ * finite. */
 template <int N>
 __device__ __forceinline__ float bias_at(const float *bias, const float *mask, int row, int col)
 {
@@ -110,7 +112,8 @@ __device__ __forceinline__ float over_group(float v, bool largest)
     return largest ? fmaxf(v, o) : v + o;
 }
 
-/* In place: scores of one of a thread's two rows to codes (low bytes). Returns what a sum of A.V is multiplied by. */
+/* In place: scores of one of a thread's two rows to codes (low bytes). Returns what a sum of A.V is
+ * multiplied by. */
 template <int N>
 __device__ __forceinline__ float make_codes(float (&s)[shape<N>::n8][4], int half,
                                             const swin_attention_s8_args &p)

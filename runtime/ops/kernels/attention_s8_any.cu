@@ -1,4 +1,5 @@
-/* Window attention on codes for every window and head size, without tensor cores: a warp takes one query row at a time. */
+/* Window attention on codes for every window and head size, without tensor cores: a warp takes one query
+ * row at a time. */
 #include "runtime/ops/kernels/int8.cuh"
 
 namespace

@@ -1,4 +1,5 @@
-/* runtime/ops/kernels/fused_s8.cuh - LayerNorm as a product's first step: rows of F16 to codes in shared memory. */
+/* runtime/ops/kernels/fused_s8.cuh - LayerNorm as a product's first step: rows of F16 to codes in shared
+ * memory. */
 #pragma once
 
 #include "runtime/ops/kernels/int8.cuh"
@@ -8,8 +9,9 @@
 /* norm_group for a constant. */
 template <int C> constexpr int fused_group = C / 8 <= 12 ? 4 : C / 8 <= 24 ? 8 : C / 8 <= 48 ? 16 : 32;
 
-/* Rows [m0, m0 + ROWS) of x, normalised and coded, as blocks of 128 columns: block b at `a` + b * ROWS * 128, rows of 128
- * bytes with the 128-byte swizzle. The lanes' shares are norm_s8.cu's, so are the bits. Rows past the end are zeros' codes. */
+/* Rows [m0, m0 + ROWS) of x, normalised and coded, as blocks of 128 columns: block b at `a` + b * ROWS *
+ * 128, rows of 128 bytes with the 128-byte swizzle. The lanes' shares are norm_s8.cu's, so are the bits.
+ * Rows past the end are zeros' codes. */
 template <int C, int ROWS, int THREADS>
 __device__ __forceinline__ void fused_norm(char *a, const __half *x, int64_t ldx, int64_t m0, int64_t m,
                                            const swin_norm &norm, const swin_s8_rule &rule)

@@ -100,7 +100,8 @@ __global__ void __launch_bounds__(256) gemm_s8_any_kernel(const __grid_constant_
     }
 }
 
-/* ---- configurations ------------------------------------------------------------------------------------------- */
+/* ---- configurations
+ * ------------------------------------------------------------------------------------------- */
 
 template <int LAST, int BM, int BN, int MW, int NW, int STAGES> gemm_s8_config config(const char *name)
 {

@@ -1,8 +1,9 @@
-/* The products of gemm_s8.cu for Hopper: wgmma reads both operands from shared memory, which the copy engine fills as in
- * gemm_wgmma.cu.
+/* The products of gemm_s8.cu for Hopper: wgmma reads both operands from shared memory, which the copy
+ * engine fills as in gemm_wgmma.cu.
  *
- * WG warpgroups stand one above the other in the tile, 64 rows each; one more warp asks for the tiles of the steps ahead,
- * 128 codes of k each. The weight lies in memory with its rows dealt (s8_column), so its boxes need no more than that. */
+ * WG warpgroups stand one above the other in the tile, 64 rows each; one more warp asks for the tiles of
+ * the steps ahead, 128 codes of k each. The weight lies in memory with its rows dealt (s8_column), so its
+ * boxes need no more than that. */
 #include <cuda.h> /* types of the copy engine's maps */
 
 #include "runtime/ops/kernels/barrier.cuh"

@@ -1,15 +1,17 @@
-/* runtime/ops/kernels/int8.cuh - codes: rounding and packing, the tensor cores' INT8 product, a product's last step.
+/* runtime/ops/kernels/int8.cuh - codes: rounding and packing, the tensor cores' INT8 product, a product's
+ * last step.
  *
- * Columns of a product are dealt to the tensor cores' n in another order than their own: within 32 of them, position
- * 8 j + 2 t + e (tile j, the thread's number t in its group of four) takes column 8 t + 2 j + e. So a thread ends with
- * eight neighbours of a row, which it scales, rounds and stores with one instruction, without a detour through shared
- * memory. */
+ * Columns of a product are dealt to the tensor cores' n in another order than their own: within 32 of
+ * them, position 8 j + 2 t + e (tile j, the thread's number t in its group of four) takes column 8 t + 2 j
+ * + e. So a thread ends with eight neighbours of a row, which it scales, rounds and stores with one
+ * instruction, without a detour through shared memory. */
 #pragma once
 
 #include "runtime/ops/kernels/int8.h"
 #include "runtime/ops/kernels/tile.cuh"
 
-/* 1.5 * 2^23: a float32 sum with it is rounded to an integer, half to even, which then lies in the low bits. */
+/* 1.5 * 2^23: a float32 sum with it is rounded to an integer, half to even, which then lies in the low
+ * bits. */
 #define S8_MAGIC 12582912.f
 
 /* x as a code, still a float32 of S8_MAGIC + code: rounded, clamped, NaN to the lowest. */
@@ -18,8 +20,8 @@ __device__ __forceinline__ float s8_code(float x, const swin_s8_rule &r)
     return fminf(fmaxf(fmaf(x, r.inverse, S8_MAGIC), r.lo), r.hi) + r.zero;
 }
 
-/* As gelu<__half> of common.cuh, but to 1e-7: a code must not move. log2 Q is minimax over [0, 5.6] with the weight that
- * it has in the result; past 10, Q is nothing. */
+/* As gelu<__half> of common.cuh, but to 1e-7: a code must not move. log2 Q is minimax over [0, 5.6] with
+ * the weight that it has in the result; past 10, Q is nothing. */
 __device__ __forceinline__ float s8_gelu(float x)
 {
     const float a = fminf(fabsf(x), 10.f);
@@ -86,7 +88,8 @@ __device__ __forceinline__ void s8_load_weights(unsigned to, const int8_t *w, in
     }
 }
 
-/* ---- a product's last step ------------------------------------------------------------------------------------ */
+/* ---- a product's last step
+ * ------------------------------------------------------------------------------------ */
 
 /* Factors and biases of a tile's columns, in their own order. */
 template <int BN, int THREADS>
@@ -99,7 +102,8 @@ __device__ __forceinline__ void s8_load_factors(float *alpha, float *bias, const
     }
 }
 
-/* What a thread's sums start from: minus the zero point's share. col: the warp's first column in the matrix. */
+/* What a thread's sums start from: minus the zero point's share. col: the warp's first column in the
+ * matrix. */
 template <int NT> __device__ __forceinline__ void s8_begin(int (&acc)[NT][4], const swin_gemm_s8 &p, int col)
 {
 #pragma unroll
@@ -204,8 +208,8 @@ __device__ __noinline__ void s8_store_any(const G &p, int64_t row, int n, float 
     }
 }
 
-/* A warp's 16 rows x (8 NT) columns of sums to memory. row: of the matrix, for this thread's first; col0: the warp's first
- * column in the tile whose factors these are; n0: the tile's first. */
+/* A warp's 16 rows x (8 NT) columns of sums to memory. row: of the matrix, for this thread's first; col0:
+ * the warp's first column in the tile whose factors these are; n0: the tile's first. */
 template <int LAST, int NT>
 __device__ __forceinline__ void s8_finish(const swin_gemm_s8 &p, const int (&acc)[NT][4], const float *alpha,
                                           const float *bias, int64_t row, int col0, int n0)

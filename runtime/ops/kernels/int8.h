@@ -8,7 +8,8 @@
 extern "C" {
 #endif
 
-/* How values become codes, as the kernels want it: lo and hi are the range before the zero point, on top of 1.5 * 2^23. */
+/* How values become codes, as the kernels want it: lo and hi are the range before the zero point, on top
+ * of 1.5 * 2^23. */
 typedef struct swin_s8_rule {
     float inverse, lo, hi, zero;
 } swin_s8_rule;
@@ -31,13 +32,14 @@ typedef struct swin_s8_part {
 
 enum { SWIN_S8_PARTS = 4 };
 
-/* y = act(round(x w^T * x_scale w_scale) + bias) in `parts` column ranges, or y[0] += that; see linear_s8 in ops.h. */
+/* y = act(round(x w^T * x_scale w_scale) + bias) in `parts` column ranges, or y[0] += that; see linear_s8
+ * in ops.h. */
 typedef struct swin_gemm_s8 {
     int64_t m;
     int n, k;
     const int8_t *x, *w; /* x [m][ldx]; w [n][k] */
-    const int8_t *
-        dealt; /* w with its rows in the order of the tensor cores, up to whole 32: row r is column s8_column(r) */
+    /* w with its rows in the order of the tensor cores, up to whole 32: row r is column swin_s8_dealt(r) */
+    const int8_t *dealt;
     int64_t ldx;
     float x_scale;
     const float *w_scale;       /* [n] */
@@ -51,7 +53,8 @@ typedef struct swin_gemm_s8 {
     swin_windows g;
 } swin_gemm_s8;
 
-/* Tensor cores of sm_80 and later. cudaErrorNotSupported: columns not in eights, or pointers not aligned to 16 bytes. */
+/* Tensor cores of sm_80 and later. cudaErrorNotSupported: columns not in eights, or pointers not aligned
+ * to 16 bytes. */
 cudaError_t swin_gemm_s8_launch(cudaStream_t stream, const swin_gemm_s8 *p, int config, int multiprocessors);
 int swin_gemm_s8_configs(void);
 const char *swin_gemm_s8_config_name(int config);
@@ -64,8 +67,8 @@ static inline int swin_s8_dealt(int r)
     return (r & ~31) | (r & 6) << 2 | (r & 24) >> 2 | (r & 1);
 }
 
-/* In place or not, every head's columns divided by their L2 norm, as normalise_heads in ops.h; x of codes or floats, out of
- * codes. */
+/* In place or not, every head's columns divided by their L2 norm, as normalise_heads in ops.h; x of codes
+ * or floats, out of codes. */
 cudaError_t swin_normalise_heads_s8_launch(cudaStream_t stream, const swin_tensor *out, const swin_tensor *x,
                                            int heads, const float *head_scale);
 
@@ -80,10 +83,12 @@ typedef struct swin_mlp_s8 {
     swin_gemm_s8 fc1, fc2;
 } swin_mlp_s8;
 
-/* Hopper; rows of 96, 128, 192, 256 or 384 F16 values. cudaErrorNotSupported also where few rows make it the slower way. */
+/* Hopper; rows of 96, 128 or 192 F16 values. cudaErrorNotSupported also where few rows make it the slower
+ * way. */
 cudaError_t swin_mlp_s8_launch(cudaStream_t stream, const swin_mlp_s8 *p, int multiprocessors);
 
-/* y = codes(act(w codes(LN x) + bias)) in one kernel: gemm, whose x is not read, over LayerNorm of x (F16). */
+/* y = codes(act(w codes(LN x) + bias)) in one kernel: gemm, whose x is not read, over LayerNorm of x
+ * (F16). */
 typedef struct swin_norm_gemm_s8 {
     swin_norm norm;
     swin_s8_rule input; /* codes of LN's output */
@@ -92,7 +97,7 @@ typedef struct swin_norm_gemm_s8 {
     swin_gemm_s8 gemm;
 } swin_norm_gemm_s8;
 
-/* Hopper; rows of 96 to 384 F16 values as Swin's models have them, outputs of codes three or four times as wide. */
+/* Hopper; rows of 96, 128 or 192 F16 values, outputs of codes three or four times as wide. */
 cudaError_t swin_norm_gemm_s8_launch(cudaStream_t stream, const swin_norm_gemm_s8 *p, int multiprocessors);
 
 typedef struct swin_attention_s8_args {

@@ -1,7 +1,8 @@
-/* LayerNorm to codes, with the gathers that precede a GEMM: same row, window order, patch merging. Without a norm: plain
- * quantization.
+/* LayerNorm to codes, with the gathers that precede a GEMM: same row, window order, patch merging. Without
+ * a norm: plain quantization.
  *
- * Rows of F16 are held by groups of lanes as in norm.cu, so a row's bits do not depend on how many rows there are. */
+ * Rows of F16 are held by groups of lanes as in norm.cu, so a row's bits do not depend on how many rows
+ * there are. */
 #include "runtime/ops/kernels/int8.cuh"
 #include "runtime/ops/kernels/norm.cuh"
 

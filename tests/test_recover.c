@@ -445,6 +445,7 @@ static void test_file(void **state)
     /* What cannot be divided by is refused. */
     for (int i = 0; i < f.nsites; i++)
         if (f.sites[i].factor) f.sites[i].factor[1] = 0;
+    swin_calib_file_free(&back);
     CHECK_OK(swin_calib_file_write(&f, path));
     CHECK_FAILS(swin_calib_file_read(&back, path, false), SWIN_ERR_VALUE, "positive numbers");
     swin_calib_file_free(&f);

@@ -33,8 +33,7 @@ static const swin_field fields[] = {
       "exit 3 when a listed precision has fp32's top-1 on fewer images; 0: no limit", NULL),
     F(layers, BOOL, 0, 0, NULL,
       "SQNR of every module's output, accumulated (runs the images one by one); for int8-sim also every "
-      "site's, "
-      "alone and accumulated, and its share of the error, on the first 8 images at most",
+      "site's, alone and accumulated, and its share of the error, on 8 images at most",
       NULL),
     F(report, STR, 0, 0, "FILE[,FILE]", "write the results; the ending chooses the form: .json, .csv, .html",
       NULL),

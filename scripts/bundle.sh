@@ -16,6 +16,12 @@ for t in "$build"/tests/test_cuda_* ; do
 done
 cp -r configs "$bundle/"
 cp -r tests/peers tests/golden "$bundle/tests/"
+# What the comparison of exports with ONNX Runtime needs.
+mkdir -p "$bundle/tests/demo"
+cp tests/test_export_peers.sh "$bundle/tests/"
+cp tests/demo/swin_demo.safetensors "$bundle/tests/demo/"
+tools=(tool_sites tool_random_model make_images)
+cp "${tools[@]/#/$build/tests/}" "$bundle/tests/"
 cp scripts/gpu_check.sh "$bundle/"
 
 # What the loader would find here, without the C library's own parts.
@@ -23,8 +29,9 @@ libraries() {
     ldd "$@" 2>/dev/null | awk '$2 == "=>" && $3 ~ /^\// { print $3 }' | sort -u |
         grep -vE '/(libc|libm|libpthread|libdl|librt|libresolv|ld-linux[^/]*)\.so'
 }
-libraries "$bundle"/bin/* | while read -r lib; do cp -L "$lib" "$bundle/lib/"; done
-for f in "$bundle"/bin/*; do
+programs=("$bundle"/bin/* "${tools[@]/#/$bundle/tests/}")
+libraries "${programs[@]}" | while read -r lib; do cp -L "$lib" "$bundle/lib/"; done
+for f in "${programs[@]}"; do
     strip --strip-unneeded "$f"
     patchelf --set-rpath '$ORIGIN/../lib' "$f"
 done

@@ -5,7 +5,7 @@
 #   scripts/bundle.sh; then, on the machine, with the bundle copied there: bundle/gpu_check.sh [OUT_FOLDER]
 #
 # SWIN_TEST_DATA     the shared test data; without it what needs it is skipped, visibly
-# SWIN_CHECK_SKIP    words out of: correctness sanitizer (with correctness) data speed peers
+# SWIN_CHECK_SKIP    words out of: correctness sanitizer exports (both with correctness) data speed peers
 # PYTHON, PEERS      a Python with torch and timm (python3), and which peers (compile,tf32)
 # The exit status says whether all was correct; a missed speed is a line of the table. Logs: OUT_FOLDER.
 set -uo pipefail
@@ -60,6 +60,17 @@ one_tool() {
     esac
 }
 
+# Exports against ONNX Runtime, which needs no GPU but a Python that has it.
+exports() {
+    SWIN_PYTHON=$python SWIN_BIN_DIR=$bin SWIN_BUILD_DIR=${bin%/bin} SWIN_PEER_IMAGES=${SWIN_PEER_IMAGES:-256} \
+        timeout 500 bash tests/test_export_peers.sh > "$out/exports.txt" 2>&1
+    case $? in
+    0) row "exports against other engines" "$(grep -oE '[0-9]+ checks' "$out/exports.txt" | tail -1)" "" ok ;;
+    77) row "exports against other engines" "" "$(grep -m1 -o 'skipped: .*' "$out/exports.txt" | cut -c1-60)" skipped ;;
+    *) row "exports against other engines" "failed" "$(grep -m1 -i fail "$out/exports.txt" | cut -c1-60)" WRONG ;;
+    esac
+}
+
 # Nothing is timed here, so all of it runs at once.
 correctness() {
     local t jobs=()
@@ -75,6 +86,7 @@ correctness() {
             one_tool racecheck "test_$t" > "$out/rows.z2$t" & jobs+=($!)
         done
     fi
+    if wanted exports; then exports > "$out/rows.z3exports" & jobs+=($!); fi
     if wanted peers; then # compile once beforehand
         for t in 1 32 64; do
             "$python" tests/peers/timm_speed.py --only compile --batch-size $t --seconds 0.1 \

@@ -4,7 +4,7 @@
  *   LayerNorm's gain and shift       -> qkv, fc1, reduction (V1; in V2 the residual stream itself comes in)
  *   rows of V, their bias            -> proj
  *   rows of Q, their bias            -> rows of K (V1; V2 normalises both)
- *   GELU's output, inside its kernel -> fc2 (int8-mode 3): factors that the engine applies
+ *   GELU's output, inside its kernel -> fc2 (int8-mode 3, on a backend whose engine applies factors: ops->shrinks)
  *
  * c_k = (input's range)^a / (largest weight)^(1 - a); each a from 0 to 1 is tried with several clippings, estimated channel
  * by channel; the best few, and c = 1, are measured on the sampled inputs through the layer. Channels scaled against each
@@ -236,7 +236,8 @@ static swin_status equalize_block(recover_view *v, counts *n)
     swin_block_weights *b = v->b;
     const int c = v->shape.channels, hidden = v->shape.hidden;
     SWIN_TRY(recover_view_measure(v));
-    if (v->r->f->mode == SWIN_INT8_MODE_3) SWIN_TRY(factor_hidden(v, &n->hidden));
+    /* Calibrating where the engine cannot apply them would only make a file that it refuses. */
+    if (v->r->f->mode == SWIN_INT8_MODE_3 && v->r->dev->ops->shrinks) SWIN_TRY(factor_hidden(v, &n->hidden));
     if (v->r->config->family == SWIN_V1) {
         SWIN_TRY(fold_layer(v, SWIN_SITE_FC1_INPUT, &v->fc1, b->norm2_weight, b->norm2_bias, b->fc1_weight,
                             hidden, v->fc1_importance, &n->norms));

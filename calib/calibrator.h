@@ -7,10 +7,10 @@
 /* A histogram of |x|: counts[i] elements with i <= |x| / width < i + 1. Two-sided ones are folded into it. */
 typedef struct swin_abs_hist {
     const uint64_t *counts;
-    int             bins;
-    double          width;
-    uint64_t        total;
-    double          amax; /* largest |x| seen */
+    int bins;
+    double width;
+    uint64_t total;
+    double amax; /* largest |x| seen */
 } swin_abs_hist;
 
 typedef struct swin_calibrator_opts {
@@ -25,11 +25,11 @@ typedef struct swin_calibrator {
 
 /* NULL-terminated. */
 const swin_calibrator *const *swin_calibrators(void);
-const swin_calibrator        *swin_calibrator_find(const char *name); /* NULL: unknown */
+const swin_calibrator *swin_calibrator_find(const char *name); /* NULL: unknown */
 
 /* Fold a site's histogram and apply the rule. SWIN_ERR_VALUE when the site saw nothing, only zeros, or
  * any NaN or infinity. */
-swin_status swin_calibrate_site(const swin_calibrator *c, const swin_calibrator_opts *o, const swin_site_stats *s,
-                                float *amax);
+swin_status swin_calibrate_site(const swin_calibrator *c, const swin_calibrator_opts *o,
+                                const swin_site_stats *s, float *amax);
 
 #endif

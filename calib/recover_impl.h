@@ -15,14 +15,15 @@ struct swin_recover {
     swin_dev *dev;
     const swin_config *config;
     const swin_weights *before;
-    swin_weights w;     /* owned: what the methods make of it */
-    swin_weights exact; /* owned: as w was when the first method AFTER began; with f's factors the float network */
+    swin_weights w; /* owned: what the methods make of it */
+    swin_weights
+        exact; /* owned: as w was when the first method AFTER began; with f's factors the float network */
     swin_calib_file *f;
     swin_recover_opts o;
     swin_pool *pool;
     size_t *indices; /* owned: [count] images chosen, broken ones included */
     size_t count;
-    float *pixels; /* owned: [fit + judges][3][S][S], the judges last */
+    float *pixels;   /* owned: [fit + judges][3][S][S], the judges last */
     int fit, judges; /* with very few images they are the same ones: then [fit] alone */
     const float *judge_pixels;
     float *reference; /* owned: [judges][classes], fp32 */
@@ -40,7 +41,8 @@ typedef struct recover_walk {
     swin_sim *sim;
     float *stream; /* owned: [fit][tokens][C] that enters `part` */
     int part;
-    bool singly;  /* one image in a pass, so that a tap may end it: it sets stopped and returns any error status */
+    bool
+        singly; /* one image in a pass, so that a tap may end it: it sets stopped and returns any error status */
     bool stopped;
 } recover_walk;
 
@@ -56,14 +58,14 @@ void recover_walk_end(recover_walk *k);
 typedef struct recover_samples {
     swin_site site;
     uint64_t seed;
-    float *x;        /* owned: [rows][cols] */
-    float *lo, *hi;  /* owned: [cols], lo <= 0 <= hi */
+    float *x;       /* owned: [rows][cols] */
+    float *lo, *hi; /* owned: [cols], lo <= 0 <= hi */
     int rows, cols, per_image;
 } recover_samples;
 
 /* About `rows` rows of a site with `cols` channels; 0: ranges alone. */
-swin_status recover_samples_init(recover_samples *s, const swin_recover *r, swin_site site, int cols, int rows,
-                                 uint64_t seed);
+swin_status recover_samples_init(recover_samples *s, const swin_recover *r, swin_site site, int cols,
+                                 int rows, uint64_t seed);
 void recover_samples_free(recover_samples *s);
 
 typedef struct recover_gather {
@@ -93,8 +95,8 @@ typedef struct recover_gemm {
 
 /* x: rows of inputs; w [n][x->cols].
  * importance [n]: what the squared error of an output channel counts; NULL: 1 each. */
-swin_status recover_gemm_init(recover_gemm *g, swin_recover *r, const recover_samples *x, const float *w, int n,
-                              const float *importance);
+swin_status recover_gemm_init(recover_gemm *g, swin_recover *r, const recover_samples *x, const float *w,
+                              int n, const float *importance);
 void recover_gemm_free(recover_gemm *g);
 
 /* c [k]: inputs are divided by c and the weight's columns multiplied (NULL: 1). Squared error of the output per row when the
@@ -120,12 +122,13 @@ typedef struct recover_view {
     int part, stage, block;
     bool merge;
     swin_stage shape;
-    swin_block_weights *b;                 /* r->w's; NULL for a merge */
-    recover_samples qkv, proj, fc1, fc2;   /* inputs; a merge: only qkv, the input of reduction */
-    recover_samples operands[3];           /* ranges alone: q, k, v */
-    float *y;       /* owned: [qkv.rows][3C] q, k, v */
-    float *hidden;  /* owned: [fc1.rows][hidden] fc1's output before GELU */
-    float *qkv_importance, *fc1_importance; /* owned: [3C], [hidden] what errors there count, in the output's units */
+    swin_block_weights *b;               /* r->w's; NULL for a merge */
+    recover_samples qkv, proj, fc1, fc2; /* inputs; a merge: only qkv, the input of reduction */
+    recover_samples operands[3];         /* ranges alone: q, k, v */
+    float *y;                            /* owned: [qkv.rows][3C] q, k, v */
+    float *hidden;                       /* owned: [fc1.rows][hidden] fc1's output before GELU */
+    float *qkv_importance,
+        *fc1_importance; /* owned: [3C], [hidden] what errors there count, in the output's units */
     double share; /* of an error's variance in the values that is left in what attention makes of them */
     double *q_importance, *k_importance, *v_importance; /* into one owned block: [C] each */
 } recover_view;
@@ -143,7 +146,8 @@ float *recover_qkv_bias(const recover_view *v);
 /* ---- recover_equalize.c, recover_balance.c ------------------------------------------------------------------------- */
 
 enum { RECOVER_STRENGTHS = 11, RECOVER_CLIPS = 8 };
-extern const float recover_clips[RECOVER_CLIPS]; /* shares of a range at which it is cut, when only an estimate is wanted */
+extern const float
+    recover_clips[RECOVER_CLIPS]; /* shares of a range at which it is cut, when only an estimate is wanted */
 
 /* c_k = x_k^strength / w_k^(1 - strength), their geometric mean 1. */
 void recover_factors(float *c, const float *x, const float *w, int k, double strength);

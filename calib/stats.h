@@ -13,20 +13,20 @@
 typedef enum swin_hist_kind { SWIN_HIST_EXACT, SWIN_HIST_COMPAT } swin_hist_kind;
 
 typedef struct swin_site_stats {
-    uint64_t  count;     /* elements seen, non-finite included */
-    uint64_t  nonfinite; /* NaN or Inf: in none of the following */
-    float     min, max;
-    double    bin_width;
-    bool      hist_abs;  /* compat */
-    int       bins;
-    uint64_t *hist;      /* owned */
+    uint64_t count;     /* elements seen, non-finite included */
+    uint64_t nonfinite; /* NaN or Inf: in none of the following */
+    float min, max;
+    double bin_width;
+    bool hist_abs; /* compat */
+    int bins;
+    uint64_t *hist; /* owned */
 } swin_site_stats;
 
 typedef struct swin_stats swin_stats;
 
 /* Statistics for every observer site of c on dev. */
 swin_status swin_stats_create(swin_stats **s, swin_dev *dev, const swin_config *c, swin_hist_kind kind);
-void        swin_stats_free(swin_stats *s); /* NULL is fine */
+void swin_stats_free(swin_stats *s); /* NULL is fine */
 
 /* The tap that collects activations; give it to swin_net_forward. Compat wants the net's chunk to be the whole batch. */
 swin_tap swin_stats_tap(swin_stats *s);

@@ -21,18 +21,18 @@ typedef struct swin_dataset swin_dataset;
  * path may itself be the split's folder (its subfolders are the classes) or a .zip beside its _map.txt.
  */
 swin_status swin_dataset_open(swin_dataset **ds, const char *path, const char *split);
-void        swin_dataset_close(swin_dataset *ds); /* NULL is fine */
+void swin_dataset_close(swin_dataset *ds); /* NULL is fine */
 
-size_t      swin_dataset_count(const swin_dataset *ds);
-int         swin_dataset_classes(const swin_dataset *ds);        /* folders, or largest label + 1 */
+size_t swin_dataset_count(const swin_dataset *ds);
+int swin_dataset_classes(const swin_dataset *ds);                /* folders, or largest label + 1 */
 const char *swin_dataset_kind(const swin_dataset *ds);           /* "folder", "zip" */
 const char *swin_dataset_name(const swin_dataset *ds, size_t i); /* path inside the set */
-int         swin_dataset_label(const swin_dataset *ds, size_t i);
+int swin_dataset_label(const swin_dataset *ds, size_t i);
 
 /* One file's bytes, into a buffer that grows as needed and is reused. */
 typedef struct swin_bytes {
     unsigned char *data; /* owned: free() */
-    size_t         size, capacity;
+    size_t size, capacity;
 } swin_bytes;
 
 /* Read image i. Safe to call from several threads. Errors name the file. */

@@ -15,9 +15,9 @@
 #include "runtime/base/status.h"
 
 typedef struct swin_image {
-    uint8_t *data;          /* owned: RGB, interleaved, height * width * 3 bytes */
-    int      width, height; /* pixels */
-    size_t   capacity;      /* bytes allocated: the buffer is reused from image to image */
+    uint8_t *data;     /* owned: RGB, interleaved, height * width * 3 bytes */
+    int width, height; /* pixels */
+    size_t capacity;   /* bytes allocated: the buffer is reused from image to image */
 } swin_image;
 
 void swin_image_free(swin_image *im); /* zeroes it; a zeroed struct is fine */
@@ -33,7 +33,7 @@ swin_status swin_image_decode(swin_image *im, const uint8_t *bytes, size_t size,
 
 /* How a picture becomes the network's square input: reference/swin.md section 3. */
 typedef struct swin_preprocess {
-    int  size; /* side of the output, pixels */
+    int size;  /* side of the output, pixels */
     bool crop; /* true: short side to int(256/224 size), centre crop; false: squash to size x size */
 } swin_preprocess;
 
@@ -45,7 +45,7 @@ void swin_preprocess_text(const swin_preprocess *p, char *text, size_t n);
 
 typedef struct swin_resizer swin_resizer; /* scratch memory and coefficient tables, one for each thread */
 swin_status swin_resizer_create(swin_resizer **r);
-void        swin_resizer_free(swin_resizer *r); /* NULL is fine */
+void swin_resizer_free(swin_resizer *r); /* NULL is fine */
 
 /* Pillow's bicubic resize and the centre crop into out, size * size * 3 bytes RGB interleaved. Only what
  * the crop keeps is computed. */

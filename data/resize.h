@@ -22,14 +22,14 @@ typedef struct swin_axis {
     int64_t in, resized; /* samples before and after; equal: nothing to compute */
     int64_t first;       /* outputs wanted: [first, first + count) of resized */
     int count;
-    swin_split split;       /* which of the arrays below k hold something */
+    swin_split split;    /* which of the arrays below k hold something */
     int taps;            /* input samples of the widest output, rounded up to a multiple of 4 */
     int64_t *from;       /* [count, rounded up to fours] first input sample; owned, as are those below */
     int *used;           /* [count] input samples */
     int32_t *k;          /* [count][taps], 0 after the used ones */
-    int16_t *high, *low;    /* [(count + 1) / 2][taps / 4][2][16]: for a pair of outputs and four taps, what
+    int16_t *high, *low; /* [(count + 1) / 2][taps / 4][2][16]: for a pair of outputs and four taps, what
                                multiplies (r0 r1 g0 g1 b0 b1 - - r2 r3 g2 g3 b2 b3 - -) */
-    int8_t *digits;         /* [(count + 3) / 4][taps / 4][3][4][16]: for four outputs and taps, the three
+    int8_t *digits;      /* [(count + 3) / 4][taps / 4][3][4][16]: for four outputs and taps, the three
                                digits of what multiplies (r0 r1 r2 r3 g0 ... b3 - - - -); 64-byte aligned as
                                are high and low */
     size_t capacity;     /* pairs of outputs times taps */

@@ -13,15 +13,19 @@
 
 #include "runtime/swin/site.h"
 
-typedef enum swin_int8_mode { SWIN_INT8_MODE_1 = 1, SWIN_INT8_MODE_2 = 2, SWIN_INT8_MODE_3 = 3 } swin_int8_mode;
+typedef enum swin_int8_mode {
+    SWIN_INT8_MODE_1 = 1,
+    SWIN_INT8_MODE_2 = 2,
+    SWIN_INT8_MODE_3 = 3
+} swin_int8_mode;
 
 /* Whether the mode quantizes the site. False for OFF and OUTPUT roles. */
 bool swin_mode_enabled(swin_int8_mode mode, swin_family family, swin_site site);
 
 typedef struct swin_quant {
-    float scale;      /* real = (code - zero_point) * scale */
-    int   zero_point;
-    int   qmin, qmax; /* codes */
+    float scale; /* real = (code - zero_point) * scale */
+    int zero_point;
+    int qmin, qmax; /* codes */
 } swin_quant;
 
 /*
@@ -34,6 +38,7 @@ typedef struct swin_quant {
  * hold 0, on codes [-128, 127]. Mode 3's softmax: u8 codes of exp(score - row max), scale 1/255, zero point 0.
  * SWIN_ERR_VALUE names the site when amax is zero, negative or not finite.
  */
-swin_status swin_quant_derive(swin_quant *q, swin_int8_mode mode, swin_site site, float amax, float min, float max);
+swin_status swin_quant_derive(swin_quant *q, swin_int8_mode mode, swin_site site, float amax, float min,
+                              float max);
 
 #endif

@@ -3,8 +3,8 @@
 #include <string.h>
 
 #include "quant/onnx_build.h"
-#include "runtime/swin/weight_codes.h"
 #include "runtime/base/half.h"
+#include "runtime/swin/weight_codes.h"
 
 /* ---- names ---------------------------------------------------------------------------------------------------------- */
 

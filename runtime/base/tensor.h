@@ -28,7 +28,8 @@ typedef struct swin_tensor {
     float scale;        /* S8: real = (code - zero_point) * scale; otherwise unused */
     int zero_point;
     int qmin, qmax; /* S8: the codes in use: [-127, 127] for a symmetric site */
-    const float *shrink; /* S8: values of column c are multiplied by shrink[c] before they become codes, in the same memory as
+    const float *
+        shrink; /* S8: values of column c are multiplied by shrink[c] before they become codes, in the same memory as
                             data; NULL: not. Only where ops.h says so */
 } swin_tensor;
 

@@ -194,8 +194,8 @@ static void check_unexpected(checker *k, const bool *used)
         }
     }
     if (ranges)
-        swin_note("%s: %d quantizer ranges are stored, which swin-calib --from-checkpoint takes",
-                  k->ck->path, ranges);
+        swin_note("%s: %d quantizer ranges are stored, which swin-calib --from-checkpoint takes", k->ck->path,
+                  ranges);
 }
 
 /* ---- all at once ---- */

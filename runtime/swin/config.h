@@ -16,34 +16,34 @@
 typedef enum swin_family { SWIN_V1, SWIN_V2 } swin_family;
 
 typedef struct swin_config {
-    char        name[128];              /* MODEL.NAME */
-    swin_family family;                 /* MODEL.TYPE: swin, swinv2 */
-    int         image_size;             /* DATA.IMG_SIZE: square, pixels */
-    int         patch_size;             /* 4 */
-    int         in_chans;               /* 3 */
-    int         num_classes;            /* MODEL.NUM_CLASSES */
-    bool        classes_given;          /* set by the file or --opts: a differing checkpoint head is then an error */
-    int         embed_dim;              /* C: channels of stage 0; stage i has C << i */
-    int         num_stages;
-    int         depths[SWIN_MAX_STAGES];
-    int         heads[SWIN_MAX_STAGES];
-    int         window;                 /* WINDOW_SIZE, before a stage shrinks it */
-    double      mlp_ratio;              /* hidden / channels: 4 */
-    bool        qkv_bias;
-    double      qk_scale;               /* V1; 0: head_size^-0.5 */
-    bool        patch_norm;
-    int         pretrained_window[SWIN_MAX_STAGES]; /* V2; 0: none */
-    bool        test_crop;              /* TEST.CROP: resize the short side and crop, or squash */
+    char name[128];     /* MODEL.NAME */
+    swin_family family; /* MODEL.TYPE: swin, swinv2 */
+    int image_size;     /* DATA.IMG_SIZE: square, pixels */
+    int patch_size;     /* 4 */
+    int in_chans;       /* 3 */
+    int num_classes;    /* MODEL.NUM_CLASSES */
+    bool classes_given; /* set by the file or --opts: a differing checkpoint head is then an error */
+    int embed_dim;      /* C: channels of stage 0; stage i has C << i */
+    int num_stages;
+    int depths[SWIN_MAX_STAGES];
+    int heads[SWIN_MAX_STAGES];
+    int window;       /* WINDOW_SIZE, before a stage shrinks it */
+    double mlp_ratio; /* hidden / channels: 4 */
+    bool qkv_bias;
+    double qk_scale; /* V1; 0: head_size^-0.5 */
+    bool patch_norm;
+    int pretrained_window[SWIN_MAX_STAGES]; /* V2; 0: none */
+    bool test_crop;                         /* TEST.CROP: resize the short side and crop, or squash */
 } swin_config;
 
 /* What one stage works on, derived. */
 typedef struct swin_stage {
-    int  channels;    /* embed_dim << stage */
-    int  resolution;  /* tokens on a side */
-    int  window;      /* min(config window, resolution) */
-    int  shift;       /* of odd blocks: window / 2, or 0 when one window covers the map */
-    int  heads, head_size, hidden, depth;
-    bool merge;       /* patch merging follows (every stage but the last) */
+    int channels;   /* embed_dim << stage */
+    int resolution; /* tokens on a side */
+    int window;     /* min(config window, resolution) */
+    int shift;      /* of odd blocks: window / 2, or 0 when one window covers the map */
+    int heads, head_size, hidden, depth;
+    bool merge; /* patch merging follows (every stage but the last) */
 } swin_stage;
 
 /* The defaults of section 10. */

@@ -16,8 +16,9 @@ typedef struct swin_site_plan {
     bool enabled;
     float scale; /* > 0 when enabled */
     int zero_point, qmin, qmax;
-    float amax;                /* weight sites: of the tensor... */
-    const float *factor; /* fc2's input: [channels] what values are divided by before they are quantized, and the weight has been
+    float amax; /* weight sites: of the tensor... */
+    const float *
+        factor; /* fc2's input: [channels] what values are divided by before they are quantized, and the weight has been
                             multiplied by; NULL: nothing */
     const float *channel_amax; /* ...and of each output channel; NULL: one scale for the tensor */
 } swin_site_plan;

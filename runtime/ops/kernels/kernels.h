@@ -116,7 +116,7 @@ cudaError_t swin_attention_any_launch(cudaStream_t stream, const swin_attention_
 typedef struct swin_observer_state {
     unsigned long long count, nonfinite;
     unsigned int min, max; /* floats as integers that compare alike; min > max: nothing finite yet */
-    float width, before; /* before: the width that the last launch's first pass counted with */
+    float width, before;   /* before: the width that the last launch's first pass counted with */
     unsigned long long hist[SWIN_HIST_BINS];
 } swin_observer_state;
 

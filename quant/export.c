@@ -95,8 +95,7 @@ static swin_status check_weight(const swin_weight_record *w)
 static swin_status check_calib(const swin_export_format *format, const swin_calib_file *f)
 {
     char name[SWIN_SITE_NAME_MAX];
-    if ((format->flags & SWIN_EXPORT_WHOLE_MODE) && f->config.family == SWIN_V2 &&
-        f->mode == SWIN_INT8_MODE_2)
+    if ((format->flags & SWIN_EXPORT_FT) && f->config.family == SWIN_V2 && f->mode == SWIN_INT8_MODE_2)
         return swin_fail(SWIN_ERR_UNSUPPORTED,
                          "%s: FasterTransformer's Swin V2 quantizes every GEMM output, also of mlp.fc2 and "
                          "downsample.reduction: calibrate with --int8-mode 1, not 2",

@@ -15,13 +15,14 @@
 /* What a format needs and refuses. */
 enum {
     SWIN_EXPORT_CALIB = 1, /* needs a calibration file */
-    SWIN_EXPORT_WEIGHTS =
-        2, /* needs the checkpoint, and writes weights: corrected ones are then right by themselves */
+    /* Needs the checkpoint, and writes weights: corrected ones are then right by themselves. */
+    SWIN_EXPORT_WEIGHTS = 2,
     SWIN_EXPORT_SYMMETRIC = 4, /* has one scale for a tensor, codes [-127, 127]: refuses int8-mode 3 */
-    SWIN_EXPORT_WHOLE_MODE =
-        8, /* its engine quantizes all that the int8-mode says: refuses a file that relaxes sites */
+    /* Its engine quantizes all that the int8-mode says: refuses a file that relaxes sites. */
+    SWIN_EXPORT_WHOLE_MODE = 8,
     SWIN_EXPORT_NAMES = 16, /* names tensors of a graph: takes a name map */
-    SWIN_EXPORT_DIR = 32    /* writes several files: --output is a folder, made if need be */
+    SWIN_EXPORT_DIR = 32,   /* writes several files: --output is a folder, made if need be */
+    SWIN_EXPORT_FT = 64     /* is FasterTransformer's, whose Swin V2 knows no int8-mode 2 */
 };
 
 typedef struct swin_export_job {

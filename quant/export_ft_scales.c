@@ -36,6 +36,6 @@ static swin_status save(const swin_export_job *job)
 const swin_export_format swin_export_ft_scales = {
     .name = "ft-scales",
     .help = "FasterTransformer: .npz with one list of 96 float32 for each block, per-tensor weights",
-    .flags = SWIN_EXPORT_CALIB | SWIN_EXPORT_SYMMETRIC | SWIN_EXPORT_WHOLE_MODE,
+    .flags = SWIN_EXPORT_CALIB | SWIN_EXPORT_SYMMETRIC | SWIN_EXPORT_WHOLE_MODE | SWIN_EXPORT_FT,
     .write = save,
 };

@@ -281,6 +281,7 @@ const swin_export_format swin_export_ft_weights = {
     .help = "FasterTransformer: .npz, its INT8 op's tensors in their order (head apart); Linear weights as "
             "float16, "
             "or as --ft-layout's codes",
-    .flags = SWIN_EXPORT_CALIB | SWIN_EXPORT_WEIGHTS | SWIN_EXPORT_SYMMETRIC | SWIN_EXPORT_WHOLE_MODE,
+    .flags = SWIN_EXPORT_CALIB | SWIN_EXPORT_WEIGHTS | SWIN_EXPORT_SYMMETRIC | SWIN_EXPORT_WHOLE_MODE |
+             SWIN_EXPORT_FT,
     .write = save,
 };

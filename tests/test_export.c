@@ -370,6 +370,7 @@ static void test_ft_scales_v2(void **state)
     CHECK_FAILS(export_model_run(&m, "ft-scales", "t"), SWIN_ERR_UNSUPPORTED, "--int8-mode 1");
     CHECK_FAILS(export_model_run(&m, "ft-weights", "t"), SWIN_ERR_UNSUPPORTED, "--int8-mode 1");
     CHECK_OK(export_model_run(&m, "tensorrt-cache", "t"));
+    CHECK_OK(export_model_run(&m, "pytorch", "t.npz"));
     export_model_free(&m);
 }
 

@@ -15,14 +15,16 @@ for t in "$build"/tests/test_cuda_* ; do
     [[ -x $t && -f $t ]] && cp "$t" "$bundle/bin/"
 done
 cp -r configs "$bundle/"
+mkdir -p "$bundle/tests/support"
 cp -r tests/peers tests/golden "$bundle/tests/"
-# What the comparison of exports with ONNX Runtime needs.
+cp tests/support/rng.py "$bundle/tests/support/"
+# What the comparisons with ONNX Runtime and with other libraries' models need.
 mkdir -p "$bundle/tests/demo"
 cp tests/test_export_peers.sh "$bundle/tests/"
 cp tests/demo/swin_demo.safetensors "$bundle/tests/demo/"
-tools=(tool_sites tool_random_model make_images)
+tools=(tool_sites tool_random_model tool_logits make_images)
 cp "${tools[@]/#/$build/tests/}" "$bundle/tests/"
-cp scripts/gpu_check.sh "$bundle/"
+cp -r scripts/gpu_check.sh scripts/gpu "$bundle/"
 
 # What the loader would find here, without the C library's own parts.
 libraries() {

@@ -1,8 +1,8 @@
 """Random-weight models of timm, torchvision and transformers, saved as those libraries save them and run by ours.
 
-usage: check_families.py BUILD_DIR [--all] [--update]
-Every model's logits must be within 1e-4 relative L2 of its library's in float32 on cpu, and forms of one model must share
-their checkpoint_sha256. --all adds the large variants. --update writes tests/golden/families.txt: logits of networks whose
+usage: check_families.py BUILD_DIR [--all] [--backend cpu|cuda] [--update]
+Every model's logits must be within 1e-4 relative L2 of its library's (in float32, on the CPU), ours in float32 on the
+backend, and forms of one model must share their checkpoint_sha256. --all adds the large variants. --update writes tests/golden/families.txt: logits of networks whose
 weights C and Python make alike (tests/support/trained.h), computed by timm. Skips (77) where torch is missing; a missing
 library is counted.
 """
@@ -25,9 +25,10 @@ except ImportError:
     print("skipped: no torch or safetensors")
     sys.exit(77)
 torch.set_grad_enabled(False)
-torch.set_num_threads(2)
+torch.set_num_threads(min(8, os.cpu_count() or 1))
 
 BUILD = sys.argv[1]
+BACKEND = sys.argv[sys.argv.index("--backend") + 1] if "--backend" in sys.argv else "cpu"
 TOOL = os.path.join(BUILD, "tests", "tool_logits")
 counts = {"passed": 0, "failed": 0, "skipped": 0}
 
@@ -111,9 +112,12 @@ def images(n, size):
 
 
 def ours(path, x, extra=()):
+    """extra: the configuration, if the checkpoint does not determine it, and its options."""
+    cfg_file, *options = extra or ["-"]
     with tempfile.TemporaryDirectory() as d:
         x.tofile(d + "/in")
-        r = subprocess.run([TOOL, path, d + "/in", d + "/out", *extra], capture_output=True, text=True)
+        r = subprocess.run([TOOL, path, d + "/in", d + "/out", cfg_file, BACKEND, "fp32", *options],
+                           capture_output=True, text=True)
         if r.returncode:
             raise RuntimeError(r.stderr.strip()[-600:])
         return np.fromfile(d + "/out", np.float32).reshape(len(x), -1), r.stdout.split()
@@ -149,7 +153,7 @@ def run_timm(name, v2, seed, size, window, config, classes=1000, n=1, **kw):
     fill(m, official_timm, v2, seed)
     x = images(n, size)
     want = m(torch.from_numpy(x)).double().numpy()
-    extra = [cfg(config), "cpu", "fp32"] if config else []
+    extra = [cfg(config)] if config else []
     return m, x, want, check("timm " + name + " %d/w%d" % (size, window), m.state_dict(), x, want, extra)
 
 
@@ -186,7 +190,7 @@ def all_timm(everything):
         m, x, want, sha[name] = run_timm(name, v2, 1, size, window, config)
         if name in ("swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256"):
             state = {official_timm(k): v for k, v in m.state_dict().items()}
-            extra = [cfg(config), "cpu", "fp32"] if config else []
+            extra = [cfg(config)] if config else []
             same = check("  official names, .pth under 'model'", {"model": state}, x, want, extra, "pth")
             old = {k.replace("head.", "head.fc."): v for k, v in state.items()}
             check("  timm, merging at the end, head.fc", old, x, want, extra)
@@ -211,13 +215,13 @@ def variations():
         if pretrained:
             opts += ["MODEL.SWINV2.PRETRAINED_WINDOW_SIZES", "[%d,%d,%d,%d]" % ((pretrained,) * 3 + (min(pretrained, size // 32),))]
         check("V2-T at %d, window %d, pretrained %d" % (size, window, pretrained), m.state_dict(), x,
-              m(torch.from_numpy(x)).double().numpy(), [cfg("swinv2_tiny_patch4_window8_256"), "cpu", "fp32"] + opts)
+              m(torch.from_numpy(x)).double().numpy(), [cfg("swinv2_tiny_patch4_window8_256")] + opts)
     for size, window in ((448, 7), (384, 12), (512, 16), (384, 24)):
         m = fill(make("swin_tiny_patch4_window7_224", num_classes=50, img_size=size, window_size=window), official_timm,
                  False, 3)
         x = images(1, size)
         check("T at %d, window %d" % (size, window), m.state_dict(), x, m(torch.from_numpy(x)).double().numpy(),
-              [cfg("swin_tiny_patch4_window7_224"), "cpu", "fp32", "DATA.IMG_SIZE", str(size), "MODEL.SWIN.WINDOW_SIZE",
+              [cfg("swin_tiny_patch4_window7_224"), "DATA.IMG_SIZE", str(size), "MODEL.SWIN.WINDOW_SIZE",
                str(window)])
     m = fill(make("swin_tiny_patch4_window7_224", num_classes=21841), official_timm, False, 3)
     x = images(1, 224)
@@ -236,7 +240,7 @@ def variations():
     large.eval()
     x = images(1, 384)
     check("T of window 7 at 384, window 12", small.state_dict(), x, large(torch.from_numpy(x)).double().numpy(),
-          [cfg("swin_tiny_patch4_window7_224"), "cpu", "fp32", "DATA.IMG_SIZE", "384", "MODEL.SWIN.WINDOW_SIZE", "12"])
+          [cfg("swin_tiny_patch4_window7_224"), "DATA.IMG_SIZE", "384", "MODEL.SWIN.WINDOW_SIZE", "12"])
 
 
 def all_torchvision(everything, sha):
@@ -268,7 +272,7 @@ def all_transformers(sha):
         share_qkv(m, official_transformers, v2, 1)
         x = images(1, size)
         want = m(torch.from_numpy(x)).logits.double().numpy()
-        extra = [cfg(yaml), "cpu", "fp32"]
+        extra = [cfg(yaml)]
         forms = [check("transformers %s, state dict" % model.__name__, m.state_dict(), x, want, extra)]
         with tempfile.TemporaryDirectory() as d:
             m.save_pretrained(d)

@@ -140,23 +140,60 @@ static swin_status check_names(const swin_export_job *job)
                      job->names->path, missing, first);
 }
 
-/* Weights that expect inputs divided by factors are of no use to an engine that does not divide. */
-static swin_status check_factors(const swin_export_format *format, const swin_calib_file *f)
+/* The first site whose values are divided by factors; NULL: none. */
+static const swin_site_record *first_factored(const swin_calib_file *f)
 {
-    for (int i = 0; f && i < f->nsites; i++) {
-        char name[SWIN_SITE_NAME_MAX];
-        if (!f->sites[i].factor) continue;
-        swin_site_name(f->sites[i].site, name);
-        return swin_fail(
-            SWIN_ERR_UNSUPPORTED,
-            "%s cannot express the factors per channel of %s, which recovery chose for int8-mode 3: "
-            "calibrate with --recover none, or --recover ranges,bias",
-            format->name, name);
-    }
+    for (int i = 0; f && i < f->nsites; i++)
+        if (f->sites[i].factor) return &f->sites[i];
+    return NULL;
+}
+
+/* Weights that expect inputs divided by factors are of no use to an engine that does not divide. */
+static swin_status refuse_factors(const char *what, const swin_site_record *r)
+{
+    char name[SWIN_SITE_NAME_MAX];
+    swin_site_name(r->site, name);
+    return swin_fail(
+        SWIN_ERR_UNSUPPORTED,
+        "%s cannot say what each channel of %s is divided by, which recovery chose for int8-mode 3: "
+        "take an ONNX format or json, or calibrate with --recover ranges,bias (or none)",
+        what, name);
+}
+
+static swin_status check_factor(const swin_calib_file *f, const swin_site_record *r)
+{
+    char name[SWIN_SITE_NAME_MAX];
+    swin_site_name(r->site, name);
+    if (swin_site_role_of(r->site) != SWIN_ROLE_GELU)
+        return swin_fail(SWIN_ERR_UNSUPPORTED, "%s: no export divides the channels of this site", name);
+    const int hidden = swin_config_stage(&f->config, swin_site_stage(r->site)).hidden;
+    if (r->channels != hidden)
+        return swin_fail(SWIN_ERR_MISMATCH, "%s: %d factors for %d channels", name, r->channels, hidden);
+    for (int k = 0; k < hidden; k++)
+        if (!usable(r->factor[k]) || !isnormal(1.0f / r->factor[k]))
+            return swin_fail(SWIN_ERR_VALUE, "%s: channel %d cannot be divided by %g", name, k,
+                             (double)r->factor[k]);
     return SWIN_OK;
 }
 
-swin_status swin_export_check(const swin_export_format *format, const swin_export_job *job)
+static swin_status check_factors(const swin_export_format *format, const swin_calib_file *f)
+{
+    const swin_site_record *first = first_factored(f);
+    if (!first) return SWIN_OK;
+    if (!(format->flags & SWIN_EXPORT_FACTORS)) return refuse_factors(format->name, first);
+    for (int i = 0; i < f->nsites; i++)
+        if (f->sites[i].factor) SWIN_TRY(check_factor(f, &f->sites[i]));
+    return SWIN_OK;
+}
+
+swin_status swin_export_check_weights(const swin_export_job *job)
+{
+    const swin_site_record *first = first_factored(job->calib);
+    return first ? refuse_factors("--weights-out without --format", first) : SWIN_OK;
+}
+
+/* What the caller forgot to give. */
+static swin_status check_inputs(const swin_export_format *format, const swin_export_job *job)
 {
     if ((format->flags & SWIN_EXPORT_CALIB) && !job->calib)
         return swin_fail(SWIN_ERR_USAGE, "--calib is needed for --format %s", format->name);
@@ -164,15 +201,21 @@ swin_status swin_export_check(const swin_export_format *format, const swin_expor
         return swin_fail(SWIN_ERR_USAGE, "--resume is needed for --format %s", format->name);
     if (job->names && !(format->flags & SWIN_EXPORT_NAMES))
         return swin_fail(SWIN_ERR_USAGE, "--name-map: %s names no tensors", format->name);
+    return SWIN_OK;
+}
+
+/* What another calibration alone can mend is said before what a flag can. */
+swin_status swin_export_check(const swin_export_format *format, const swin_export_job *job)
+{
+    SWIN_TRY(check_inputs(format, job));
+    if (format->flags & SWIN_EXPORT_CALIB) SWIN_TRY(check_calib(format, job->calib));
+    SWIN_TRY(check_factors(format, job->calib));
     if (job->corrected && !(format->flags & SWIN_EXPORT_WEIGHTS) && !job->weights_out)
         return swin_fail(
             SWIN_ERR_UNSUPPORTED,
             "%s holds scales only, and the calibration file changes weights: give --weights-out FILE (with "
             "--resume) and deploy that checkpoint with it",
             format->name);
-    SWIN_TRY(check_factors(format, job->calib));
-    if (!(format->flags & SWIN_EXPORT_CALIB)) return SWIN_OK;
-    SWIN_TRY(check_calib(format, job->calib));
     return job->names ? check_names(job) : SWIN_OK;
 }
 

@@ -22,7 +22,9 @@ enum {
     SWIN_EXPORT_WHOLE_MODE = 8,
     SWIN_EXPORT_NAMES = 16, /* names tensors of a graph: takes a name map */
     SWIN_EXPORT_DIR = 32,   /* writes several files: --output is a folder, made if need be */
-    SWIN_EXPORT_FT = 64     /* is FasterTransformer's, whose Swin V2 knows no int8-mode 2 */
+    SWIN_EXPORT_FT = 64,    /* is FasterTransformer's, whose Swin V2 knows no int8-mode 2 */
+    /* Says what GELU's output is divided by, channel by channel (quant/corrections.h): others refuse a file with factors. */
+    SWIN_EXPORT_FACTORS = 128
 };
 
 typedef struct swin_export_job {
@@ -52,11 +54,15 @@ const swin_export_format *swin_export_find(const char *name); /* NULL: unknown *
 /*
  * Refuse what the format cannot express. The message names the site or the reason.
  *
- * SWIN_ERR_VALUE        a site's amax or scale, or a weight's, is missing, zero or not finite
- * SWIN_ERR_UNSUPPORTED  zero points in a symmetric format; relaxed sites, or a mode, that the engine does not follow; corrected
- *                       weights in a format without weights
+ * SWIN_ERR_VALUE        a site's amax or scale, a weight's, or a factor is missing, zero or not finite
+ * SWIN_ERR_UNSUPPORTED  zero points in a symmetric format; relaxed sites, or a mode, that the engine does not follow; factors
+ *                       where the engine cannot divide by them; corrected weights in a format without weights
  */
 swin_status swin_export_check(const swin_export_format *format, const swin_export_job *job);
+
+/* The same for a corrected checkpoint that goes out with no format beside it: SWIN_ERR_UNSUPPORTED when it expects factors,
+ * for no checkpoint holds these. */
+swin_status swin_export_check_weights(const swin_export_job *job);
 
 /* Check and write. */
 swin_status swin_export_run(const swin_export_format *format, const swin_export_job *job);

@@ -3,13 +3,16 @@
 static swin_status fill(FILE *out, const swin_export_job *job)
 {
     char name[SWIN_SITE_NAME_MAX];
-    fprintf(out, "site,kind,enabled,scale,zero_point,qmin,qmax,amax,min,max\n");
+    fprintf(out, "site,kind,enabled,scale,zero_point,qmin,qmax,amax,min,max,factors\n");
     for (int i = 0; i < job->calib->nsites; i++) {
         const swin_site_record *r = &job->calib->sites[i];
         swin_site_name(r->site, name);
-        fprintf(out, "%s,%s,%d,%.9g,%d,%d,%d,%.9g,%.9g,%.9g\n", name,
+        fprintf(out, "%s,%s,%d,%.9g,%d,%d,%d,%.9g,%.9g,%.9g,", name,
                 swin_site_role_name(swin_site_role_of(r->site)), r->enabled, (double)r->q.scale,
                 r->q.zero_point, r->q.qmin, r->q.qmax, (double)r->amax, (double)r->min, (double)r->max);
+        for (int k = 0; r->factor && k < r->channels; k++)
+            fprintf(out, "%s%.9g", k ? " " : "", (double)r->factor[k]);
+        fputc('\n', out);
     }
     return SWIN_OK;
 }
@@ -21,7 +24,8 @@ static swin_status save(const swin_export_job *job)
 
 const swin_export_format swin_export_csv = {
     .name = "csv",
-    .help = "for people: one line for each site with kind, enabled, scale, zero point, codes, amax, min, max",
-    .flags = SWIN_EXPORT_CALIB,
+    .help =
+        "for people: a line for each site: kind, enabled, scale, zero point, codes, amax, min, max, factors",
+    .flags = SWIN_EXPORT_CALIB | SWIN_EXPORT_FACTORS,
     .write = save,
 };

@@ -17,20 +17,27 @@ swin_status swin_export_write_json(const char *path, const json_t *root)
     return st;
 }
 
+static json_t *reals(const float *v, int n)
+{
+    json_t *array = json_array();
+    for (int i = 0; i < n; i++) json_array_append_new(array, json_real((double)v[i]));
+    return array;
+}
+
+/* "factors": what the site's channels are divided by, where they are. */
 static json_t *site(const swin_site_record *r)
 {
-    return json_pack("{s:s, s:b, s:f, s:f, s:f, s:f, s:i, s:i, s:i}", "kind",
+    return json_pack("{s:s, s:b, s:f, s:f, s:f, s:f, s:i, s:i, s:i, s:o*}", "kind",
                      swin_site_role_name(swin_site_role_of(r->site)), "enabled", r->enabled, "amax",
                      (double)r->amax, "min", (double)r->min, "max", (double)r->max, "scale",
-                     (double)r->q.scale, "zero_point", r->q.zero_point, "qmin", r->q.qmin, "qmax", r->q.qmax);
+                     (double)r->q.scale, "zero_point", r->q.zero_point, "qmin", r->q.qmin, "qmax", r->q.qmax,
+                     "factors", r->factor ? reals(r->factor, r->channels) : NULL);
 }
 
 static json_t *weight(const swin_weight_record *w)
 {
-    json_t *channels = json_array();
-    for (int i = 0; i < w->channels; i++)
-        json_array_append_new(channels, json_real((double)w->amax_channel[i]));
-    return json_pack("{s:f, s:o}", "amax", (double)w->amax, "amax_channel", channels);
+    return json_pack("{s:f, s:o}", "amax", (double)w->amax, "amax_channel",
+                     reals(w->amax_channel, w->channels));
 }
 
 static bool add_records(json_t *sites, json_t *weights, const swin_calib_file *f)
@@ -65,7 +72,7 @@ static swin_status save(const swin_export_job *job)
 const swin_export_format swin_export_json = {
     .name = "json",
     .help = "for scripts: every site with kind, enabled, amax, min, max, scale, zero point, codes; weights "
-            "per channel",
-    .flags = SWIN_EXPORT_CALIB,
+            "per channel, factors",
+    .flags = SWIN_EXPORT_CALIB | SWIN_EXPORT_FACTORS,
     .write = save,
 };

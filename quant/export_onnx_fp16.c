@@ -19,9 +19,27 @@ static swin_status check_range(const swin_export_job *job)
     return st;
 }
 
+/* Nor can a channel be divided by what float16 rounds to nothing. */
+static swin_status check_factors(const swin_calib_file *f)
+{
+    for (int i = 0; f && i < f->nsites; i++) {
+        const swin_site_record *r = &f->sites[i];
+        for (int k = 0; r->factor && k < r->channels; k++) {
+            const float inverse = 1.0f / r->factor[k];
+            if (inverse >= 0x1p-14f && inverse < 65520.0f) continue; /* normal numbers of float16 */
+            char name[SWIN_SITE_NAME_MAX];
+            swin_site_name(r->site, name);
+            return swin_fail(SWIN_ERR_VALUE, "%s: 1 / %g, the factor of channel %d, does not fit float16",
+                             name, (double)r->factor[k], k);
+        }
+    }
+    return SWIN_OK;
+}
+
 static swin_status save(const swin_export_job *job)
 {
     SWIN_TRY(check_range(job));
+    SWIN_TRY(check_factors(job->calib));
     return onnx_swin_export(job, &(onnx_swin_opts){ .dtype = SWIN_F16 });
 }
 
@@ -29,6 +47,6 @@ const swin_export_format swin_export_onnx_fp16 = {
     .name = "onnx-fp16",
     .help =
         "ONNX opset 17, float16 weights and arithmetic, LayerNorm and softmax in float32, float32 in and out",
-    .flags = SWIN_EXPORT_WEIGHTS,
+    .flags = SWIN_EXPORT_WEIGHTS | SWIN_EXPORT_FACTORS,
     .write = save,
 };

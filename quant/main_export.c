@@ -192,7 +192,8 @@ static swin_status run(state *s, const options *o)
                                                            : SWIN_FT_FLOAT16;
     SWIN_TRY(open_inputs(s, o, format));
     const double start = swin_now();
-    if (format) SWIN_TRY(swin_export_check(format, &s->job)); /* before anything is written */
+    /* Before anything is written. */
+    SWIN_TRY(format ? swin_export_check(format, &s->job) : swin_export_check_weights(&s->job));
     SWIN_TRY(swin_check_interrupt());
     if (o->weights_out) {
         if (!s->job.corrected)

@@ -10,7 +10,8 @@ typedef struct onnx_build {
     const swin_config *config;
     const swin_weights *weights;
     const onnx_swin_opts *opts;
-    int stage, block; /* the place that site kinds refer to */
+    const swin_calib_file *file; /* whose corrections the weights have; NULL: none */
+    int stage, block;            /* the place that site kinds refer to */
 } onnx_build;
 
 /* A site's name or its module's; the graph's memory. */
@@ -45,8 +46,8 @@ typedef struct onnx_linear {
 /* x W^T + bias with the Q/DQ of its three sites; x has the input site's name. */
 swin_onnx_value onnx_linear_add(onnx_build *b, swin_onnx_value x, const onnx_linear *l);
 
-/* 0.5 x (1 + erf(x / sqrt 2)), named `out`. */
-swin_onnx_value onnx_gelu(onnx_build *b, const char *out, const char *module, swin_onnx_value x);
+/* 0.5 x (1 + erf(x / sqrt 2)), over the site's factors where it has some; named after the site. */
+swin_onnx_value onnx_gelu(onnx_build *b, swin_site_kind kind, const char *module, swin_onnx_value x);
 
 /* One block of a stage. */
 typedef struct onnx_block_view {

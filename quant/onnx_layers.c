@@ -201,17 +201,34 @@ swin_onnx_value onnx_linear_add(onnx_build *b, swin_onnx_value x, const onnx_lin
     return swin_onnx_node(g, "Add", module, x, bias, NULL);
 }
 
-swin_onnx_value onnx_gelu(onnx_build *b, const char *out, const char *module, swin_onnx_value x)
+/* x over the site's factors, as our kernels do it: times 1 / factor in float32. */
+static swin_onnx_value over_factors(onnx_build *b, const char *name, const swin_site_record *r,
+                                    swin_onnx_value x)
+{
+    float *inverse = swin_onnx_alloc(b->g, (size_t)r->channels * sizeof *inverse);
+    if (!inverse) return "";
+    for (int k = 0; k < r->channels; k++) inverse[k] = 1.0f / r->factor[k];
+    const char *key = swin_onnx_text(b->g, "%s/inverse_factor", name);
+    return swin_onnx_node(b->g, "Mul", name, x, onnx_vector(b, key, inverse, r->channels), NULL);
+}
+
+/* Factors have a node of their own: one Mul by 0.5 / factor would hide the GELU from engines that look for one. */
+swin_onnx_value onnx_gelu(onnx_build *b, swin_site_kind kind, const char *module, swin_onnx_value x)
 {
     swin_onnx *g = b->g;
     const swin_dtype t = b->opts->dtype;
+    const char *name = onnx_site_name(b, kind);
+    const swin_site_record *r = b->file ? swin_calib_file_site(b->file, site(b, kind)) : NULL;
+    const bool divide = r && r->factor;
     swin_onnx_value y = swin_onnx_node(g, "Div", swin_onnx_text(g, "%s/gelu_scaled", module), x,
                                        swin_onnx_number(g, t, 1.41421356f), NULL);
     y = swin_onnx_node(g, "Erf", swin_onnx_text(g, "%s/gelu_erf", module), y, NULL, NULL);
     y = swin_onnx_node(g, "Add", swin_onnx_text(g, "%s/gelu_cdf2", module), y, swin_onnx_number(g, t, 1),
                        NULL);
     y = swin_onnx_node(g, "Mul", swin_onnx_text(g, "%s/gelu_twice", module), x, y, NULL);
-    return swin_onnx_node(g, "Mul", out, y, swin_onnx_number(g, t, 0.5f), NULL);
+    y = swin_onnx_node(g, "Mul", divide ? swin_onnx_text(g, "%s/gelu", module) : name, y,
+                       swin_onnx_number(g, t, 0.5f), NULL);
+    return divide ? over_factors(b, name, r, y) : y;
 }
 
 /* ---- shapes --------------------------------------------------------------------------------------------------------- */

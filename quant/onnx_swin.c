@@ -37,7 +37,7 @@ static swin_onnx_value mlp_half(onnx_build *b, const onnx_block_view *v, swin_on
         y = onnx_layernorm(b, onnx_site_name(b, SWIN_SITE_FC1_INPUT), y, norm, w->norm2_weight, w->norm2_bias,
                            c);
     y = onnx_linear_add(b, y, &fc1);
-    y = onnx_gelu(b, onnx_site_name(b, SWIN_SITE_FC2_INPUT), ONNX_NAME(b, "%s.mlp", block), y);
+    y = onnx_gelu(b, SWIN_SITE_FC2_INPUT, ONNX_NAME(b, "%s.mlp", block), y);
     y = onnx_linear_add(b, y, &fc2);
     if (onnx_is_v2(b)) y = onnx_layernorm(b, norm, y, norm, w->norm2_weight, w->norm2_bias, c);
     return swin_onnx_node(b->g, "Add", block, x, y, NULL);
@@ -165,7 +165,7 @@ static void metadata(onnx_build *b)
 
 swin_status onnx_swin_export(const swin_export_job *job, const onnx_swin_opts *opts)
 {
-    onnx_build b = { .config = job->config, .weights = job->weights, .opts = opts };
+    onnx_build b = { .config = job->config, .weights = job->weights, .opts = opts, .file = job->calib };
     const int64_t size = b.config->image_size, classes = b.config->num_classes;
     SWIN_TRY(swin_onnx_create(&b.g, "swin"));
     metadata(&b);

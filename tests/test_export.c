@@ -1,4 +1,4 @@
-/* Exporters: what they refuse and why, equal bytes for equal input, and scale tables read back by independent readers. */
+/* Exporters: equal bytes for equal input, and scale tables read back by independent readers. */
 #include "tests/support/testing.h"
 
 #include <math.h>
@@ -14,147 +14,6 @@
 #include "runtime/base/half.h"
 #include "runtime/swin/checkpoint.h"
 #include "tests/support/export_model.h"
-
-/* ---- refusals ----------------------------------------------------------------------------------------------- */
-
-/* Formats that look at the calibration file, each with a fault planted: the message names the site. */
-static void refuse_all(export_model *m, swin_status status, const char *words)
-{
-    for (const swin_export_format *const *f = swin_export_formats(); *f; f++) {
-        if (!((*f)->flags & SWIN_EXPORT_CALIB)) continue;
-        CHECK_FAILS(export_model_run(m, (*f)->name, "refused"), status, words);
-        CHECK(access(export_model_path(m, "refused"), F_OK) != 0, "%s left a file", (*f)->name);
-        CHECK(access(export_model_path(m, "refused.tmp"), F_OK) != 0, "%s left a file", (*f)->name);
-    }
-}
-
-static void test_unusable_scales(void **state)
-{
-    (void)state;
-    static const float bad[] = { 0, -1, NAN, INFINITY };
-    const char *name = "layers.0.blocks.1.mlp.fc1._input";
-    export_model m;
-    export_model_make(&m, SWIN_INT8_MODE_1);
-    swin_site_record *s = export_model_site(&m, name);
-    const swin_site_record sound = *s;
-    for (size_t i = 0; i < SWIN_COUNT(bad); i++) {
-        s->amax = bad[i];
-        refuse_all(&m, SWIN_ERR_VALUE, name);
-        *s = sound;
-        s->q.scale = bad[i];
-        refuse_all(&m, SWIN_ERR_VALUE, name);
-        *s = sound;
-    }
-    s->q.qmax = 300;
-    refuse_all(&m, SWIN_ERR_VALUE, name);
-    *s = sound;
-    export_model_site(&m, "layers.0.blocks.0.attn.softmax_input")->amax = 0; /* off, and still stored */
-    refuse_all(&m, SWIN_ERR_VALUE, "layers.0.blocks.0.attn.softmax_input");
-    export_model_free(&m);
-}
-
-static void test_unusable_weights(void **state)
-{
-    (void)state;
-    export_model m;
-    export_model_make(&m, SWIN_INT8_MODE_1);
-    swin_weight_record *w = &m.calib.weights[1];
-    const float amax = w->amax, channel = w->amax_channel[5];
-    w->amax = 0;
-    refuse_all(&m, SWIN_ERR_VALUE, "layers.0.blocks.0.attn.proj");
-    w->amax = amax;
-    w->amax_channel[5] = NAN;
-    refuse_all(&m, SWIN_ERR_VALUE, "channel 5");
-    w->amax_channel[5] = channel;
-    w->channels--;
-    refuse_all(&m, SWIN_ERR_MISMATCH, "layers.0.blocks.0.attn.proj");
-    w->channels++;
-    m.calib.nsites--; /* the last site is not in the file */
-    refuse_all(&m, SWIN_ERR_VALUE, "no scale");
-    m.calib.nsites++;
-    m.calib.nweights--;
-    refuse_all(&m, SWIN_ERR_VALUE, "no weight scales");
-    m.calib.nweights++;
-    export_model_free(&m);
-}
-
-static void test_symmetric_formats_refuse_mode3(void **state)
-{
-    (void)state;
-    static const char *const refusing[] = { "ft-scales",   "ft-weights",  "tensorrt-cache",
-                                            "onnxruntime", "openvino-fq", "pytorch" };
-    static const char *const taking[] = { "onnx-qdq", "csv", "json" };
-    export_model m;
-    export_model_make(&m, SWIN_INT8_MODE_3);
-    for (size_t i = 0; i < SWIN_COUNT(refusing); i++)
-        CHECK_FAILS(export_model_run(&m, refusing[i], "t"), SWIN_ERR_UNSUPPORTED,
-                    "layers.0.blocks.0.attn.matmul_a");
-    for (size_t i = 0; i < SWIN_COUNT(taking); i++) CHECK_OK(export_model_run(&m, taking[i], "t"));
-    export_model_free(&m);
-}
-
-/* A file that relaxes one site: engines and toolkits that follow whole modes refuse it by name, tables leave the site out. */
-static void test_relaxed_sites(void **state)
-{
-    (void)state;
-    const char *name = "layers.1.blocks.0.mlp.fc2._aftergemm";
-    export_model m;
-    size_t size;
-    export_model_make(&m, SWIN_INT8_MODE_1);
-    export_model_site(&m, name)->enabled = false;
-    CHECK_FAILS(export_model_run(&m, "ft-scales", "t"), SWIN_ERR_UNSUPPORTED, name);
-    CHECK_FAILS(export_model_run(&m, "ft-weights", "t"), SWIN_ERR_UNSUPPORTED, name);
-    CHECK_FAILS(export_model_run(&m, "pytorch", "t.npz"), SWIN_ERR_UNSUPPORTED, name);
-    CHECK_OK(export_model_run(&m, "tensorrt-cache", "t"));
-    unsigned char *text = export_model_read(&m, "t", &size);
-    CHECK(strstr((char *)text, "mlp.fc2._aftergemm") != NULL, "no aftergemm at all");
-    CHECK(strstr((char *)text, name) == NULL, "a relaxed site has a scale");
-    free(text);
-    export_model_free(&m);
-}
-
-static void test_corrected_weights(void **state)
-{
-    (void)state;
-    export_model m;
-    export_model_make(&m, SWIN_INT8_MODE_1);
-    m.job.corrected = true;
-    for (const swin_export_format *const *f = swin_export_formats(); *f; f++) {
-        const char *name = strcmp((*f)->name, "pytorch") == 0 ? "t.npz" : (*f)->name;
-        m.job.weights_out = false;
-        if ((*f)->flags & SWIN_EXPORT_WEIGHTS)
-            CHECK_OK(export_model_run(&m, (*f)->name, name));
-        else
-            CHECK_FAILS(export_model_run(&m, (*f)->name, name), SWIN_ERR_UNSUPPORTED, "--weights-out");
-        m.job.weights_out = true;
-        CHECK_OK(export_model_run(&m, (*f)->name, name));
-    }
-    export_model_free(&m);
-}
-
-static void test_missing_inputs(void **state)
-{
-    (void)state;
-    export_model m;
-    export_model_make(&m, SWIN_INT8_MODE_1);
-    m.job.weights = NULL;
-    CHECK_FAILS(export_model_run(&m, "onnx-float", "t"), SWIN_ERR_USAGE, "--resume");
-    CHECK_FAILS(export_model_run(&m, "onnx-qdq", "t"), SWIN_ERR_USAGE, "--resume");
-    m.job.weights = &m.weights;
-    m.job.calib = NULL;
-    CHECK_FAILS(export_model_run(&m, "onnx-qdq", "t"), SWIN_ERR_USAGE, "--calib");
-    CHECK_OK(export_model_run(&m, "onnx-float", "t"));
-    m.job.calib = &m.calib;
-    CHECK_FAILS(export_model_run(&m, "pytorch", "t.txt"), SWIN_ERR_USAGE, ".safetensors or .npz");
-    CHECK_FAILS(export_model_run(&m, "csv", "no/such/folder"), SWIN_ERR_IO, "no/such/folder");
-    CHECK_FAILS(export_model_run(&m, "ft-scales", "no/such/folder"), SWIN_ERR_IO, "no/such/folder");
-    CHECK_FAILS(export_model_run(&m, "onnx-float", "no/such/folder"), SWIN_ERR_IO, "no/such/folder");
-    m.weights.norm_weight[1] = 1e6f;
-    CHECK_FAILS(export_model_run(&m, "ft-weights", "t"), SWIN_ERR_VALUE, "norm.weight");
-    m.weights.stages[0].blocks[0].fc1_weight[2] = -1e6f;
-    CHECK_FAILS(export_model_run(&m, "onnx-fp16", "t"), SWIN_ERR_VALUE, "layers.0.blocks.0.mlp.fc1.weight");
-    export_model_free(&m);
-}
 
 /* ---- equal bytes -------------------------------------------------------------------------------------------- */
 
@@ -583,22 +442,11 @@ static void test_corrections(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_unusable_scales),
-        cmocka_unit_test(test_unusable_weights),
-        cmocka_unit_test(test_symmetric_formats_refuse_mode3),
-        cmocka_unit_test(test_relaxed_sites),
-        cmocka_unit_test(test_corrected_weights),
-        cmocka_unit_test(test_missing_inputs),
-        cmocka_unit_test(test_deterministic),
-        cmocka_unit_test(test_tensorrt_cache),
-        cmocka_unit_test(test_tensorrt_example),
-        cmocka_unit_test(test_onnxruntime_flatbuffers),
-        cmocka_unit_test(test_ft_scales),
-        cmocka_unit_test(test_ft_scales_v2),
-        cmocka_unit_test(test_ft_weights_v2),
-        cmocka_unit_test(test_ft_layout),
-        cmocka_unit_test(test_pytorch_table),
-        cmocka_unit_test(test_name_map),
+        cmocka_unit_test(test_deterministic),    cmocka_unit_test(test_tensorrt_cache),
+        cmocka_unit_test(test_tensorrt_example), cmocka_unit_test(test_onnxruntime_flatbuffers),
+        cmocka_unit_test(test_ft_scales),        cmocka_unit_test(test_ft_scales_v2),
+        cmocka_unit_test(test_ft_weights_v2),    cmocka_unit_test(test_ft_layout),
+        cmocka_unit_test(test_pytorch_table),    cmocka_unit_test(test_name_map),
         cmocka_unit_test(test_corrections),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -67,7 +67,24 @@ expect 1 "$tmp/nowhere/x" "${x[@]}" --calib "$tmp/m1.h5" --format csv --output "
 for format in ft-scales tensorrt-cache onnxruntime openvino-fq pytorch; do
     expect 1 "layers.0.blocks.0" "${x[@]}" --calib "$tmp/m3.h5" --format $format --output "$tmp/x"
 done
-[[ ! -e $tmp/x && ! -e $tmp/x.tmp ]] || fail "a refused export left a file"
+
+# mode 3 with all that recovery changes by default, GELU's factors among it
+"$bin/swin-calib" --cfg $cfg --resume $ckpt --data-path "$tmp/images" --num-calib-batch 1 --backend cpu --quiet --int8-mode 3 \
+    --calib-output-path "$tmp/fast.h5" >/dev/null || exit 1
+f=("${x[@]}" --calib "$tmp/fast.h5" --resume $ckpt)
+for format in onnx-qdq onnx-float onnx-fp16; do
+    "${f[@]}" --format $format --output "$tmp/fast_$format" >/dev/null 2>"$tmp/err" || fail "fast, $format: $(cat "$tmp/err")"
+    grep -qa 'mlp.fc2._input/inverse_factor' "$tmp/fast_$format" || fail "$format has no factors"
+done
+"${f[@]}" --format json --output "$tmp/fast.json" --weights-out "$tmp/fast.safetensors" >/dev/null 2>"$tmp/err" ||
+    fail "fast, json: $(cat "$tmp/err")"
+grep -q '"factors"' "$tmp/fast.json" || fail "json has no factors"
+expect 1 "--weights-out" "${f[@]}" --format csv --output "$tmp/x"
+expect 1 "--recover ranges,bias" "${f[@]}" --weights-out "$tmp/x"
+for format in ft-scales ft-weights tensorrt-cache onnxruntime openvino-fq pytorch; do
+    expect 1 "--int8-mode 1 or 2" "${f[@]}" --format $format --output "$tmp/x" --weights-out "$tmp/y"
+done
+[[ ! -e $tmp/x && ! -e $tmp/x.tmp && ! -e $tmp/y ]] || fail "a refused export left a file"
 
 # a disk that fills up: the reason is said, and nothing stands under a final name
 for format in $formats; do

@@ -220,6 +220,46 @@ static void test_qdq_graph(void **state)
     }
 }
 
+/* A block's GELU over its factors: one Mul before Q/DQ in every form of the graph, also where the site is relaxed; other blocks
+ * have none. */
+static void test_factors(void **state)
+{
+    (void)state;
+    static const char *const formats[] = { "onnx-qdq", "onnx-float", "onnx-fp16", "onnx-qdq" };
+    export_model m;
+    export_model_make(&m, SWIN_INT8_MODE_3);
+    swin_site_record *r = export_model_site(&m, "layers.1.blocks.0.mlp.fc2._input");
+    r->channels = swin_config_stage(&m.config, 1).hidden;
+    r->factor = malloc((size_t)r->channels * sizeof *r->factor);
+    for (int k = 0; k < r->channels; k++) r->factor[k] = 0.3f + 0.01f * (float)k;
+    for (size_t i = 0; i < SWIN_COUNT(formats); i++) {
+        const bool half = i == 2;
+        if (i == 3) r->enabled = false;
+        CHECK_OK(export_model_run(&m, formats[i], "t"));
+        Onnx__ModelProto *model = load(&m, "t");
+        check_order(model);
+        check_sites(&m, model);
+        const Onnx__NodeProto *mul = producer(model, "layers.1.blocks.0.mlp.fc2._input"),
+                              *gelu = producer(model, "layers.1.blocks.0.mlp/gelu");
+        const Onnx__TensorProto *c = constant(model, "layers.1.blocks.0.mlp.fc2._input/inverse_factor");
+        CHECK(mul && gelu && c && strcmp(mul->op_type, "Mul") == 0 &&
+                  strcmp(mul->input[0], gelu->output[0]) == 0 && strcmp(mul->input[1], c->name) == 0,
+              "%s: no factors", formats[i]);
+        CHECK(c->n_dims == 1 && c->dims[0] == r->channels, "%s: %lld", formats[i], (long long)c->dims[0]);
+        for (int k = 0; k < r->channels; k++) {
+            const float want = 1.0f / r->factor[k];
+            const void *at = c->raw_data.data + (size_t)k * (half ? 2 : 4);
+            CHECK(half ? *(const uint16_t *)at == swin_f32_to_f16(want) : *(const float *)at == want,
+                  "%s: factor %d", formats[i], k);
+        }
+        CHECK(!producer(model, "layers.0.blocks.0.mlp/gelu"), "%s: factors elsewhere", formats[i]);
+        CHECK((producer(model, "layers.1.blocks.0.mlp.fc2._input/q") != NULL) == (i == 0), "%s: Q",
+              formats[i]);
+        unload(model);
+    }
+    export_model_free(&m);
+}
+
 static void test_relaxed_weight(void **state)
 {
     (void)state;
@@ -413,8 +453,9 @@ int main(void)
         cmocka_unit_test(test_streaming_memory), /* first: peak memory only grows */
         cmocka_unit_test(test_float_graph),      cmocka_unit_test(test_float_graph_v2),
         cmocka_unit_test(test_qdq_graph),        cmocka_unit_test(test_relaxed_weight),
-        cmocka_unit_test(test_fp16_graph),       cmocka_unit_test(test_external_data),
-        cmocka_unit_test(test_size_limit),       cmocka_unit_test(test_program_memory),
+        cmocka_unit_test(test_factors),          cmocka_unit_test(test_fp16_graph),
+        cmocka_unit_test(test_external_data),    cmocka_unit_test(test_size_limit),
+        cmocka_unit_test(test_program_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,20 +1,23 @@
 /* What other engines are compared with: images as the network takes them, its logits, and what passes the sites of int8-sim.
  *
  * usage: tool_sites --cfg Y --resume CKPT --data-path DIR [--split val] [--limit N] [--calib FILE.h5] --output DIR
- * Writes DIR/images.npy and logits.npy (float32 network); with --calib also DIR/sim.npy (per-channel weights) and, for the
- * first image, the first rows of each activation site after its quantization as DIR/sites.npz.
+ * Writes DIR/images.npy and logits.npy (float32 network); with --calib also DIR/sim.npy (corrected weights, one scale for each
+ * output channel), corrected.npy (the float32 network of the corrected weights, of the first images) and, for the first image,
+ * the first rows of each activation site after its quantization as DIR/sites.npz.
  */
 #include <stdlib.h>
 #include <string.h>
 
 #include "data/loader.h"
+#include "quant/corrections.h"
+#include "quant/factor.h"
 #include "quant/npz.h"
 #include "quant/sim.h"
 #include "runtime/base/file.h"
 #include "runtime/swin/net.h"
 #include "runtime/swin/session.h"
 
-enum { BATCH = 8, WINDOWS = 2 /* of each site are kept */ };
+enum { BATCH = 8, WINDOWS = 2 /* of each site are kept */, CORRECTED = 32 /* images */ };
 
 typedef struct options {
     swin_common common;
@@ -83,12 +86,25 @@ typedef struct job {
     swin_calib_file calib;
     swin_dataset *data;
     swin_loader *loader;
-    swin_net *net;
+    swin_weights weights; /* corrected */
+    swin_net *net, *corrected;
     swin_sim *sim;
     keeper keeper;
-    float *images, *logits, *sim_logits;
+    float *images, *logits, *sim_logits, *corrected_logits;
     int n;
 } job;
+
+static swin_status open_calib(job *j)
+{
+    const char *path = j->o->calib;
+    const swin_config *c = &j->session.config;
+    SWIN_TRY(swin_calib_file_read(&j->calib, path, false));
+    SWIN_TRY(swin_calib_file_match(&j->calib, path, c, j->session.sha256));
+    SWIN_TRY(swin_weights_clone(&j->weights, &j->session.weights, c));
+    SWIN_TRY(swin_corrections_apply(&j->weights, c, path));
+    SWIN_TRY(swin_net_create(&j->corrected, j->session.dev, c, &j->weights, &(swin_net_opts){ SWIN_F32 }));
+    return swin_sim_create(&j->sim, j->session.dev, &j->calib, &j->weights, SWIN_PER_CHANNEL);
+}
 
 static swin_status open_all(job *j)
 {
@@ -102,17 +118,14 @@ static swin_status open_all(job *j)
                                   .preprocess = { .size = c->image_size, .crop = c->test_crop } };
     SWIN_TRY(swin_loader_open(&j->loader, j->data, &lo));
     SWIN_TRY(swin_net_create(&j->net, j->session.dev, c, &j->session.weights, &(swin_net_opts){ SWIN_F32 }));
-    if (o->calib) {
-        SWIN_TRY(swin_calib_file_read(&j->calib, o->calib, false));
-        SWIN_TRY(swin_calib_file_match(&j->calib, o->calib, c, j->session.sha256));
-        SWIN_TRY(swin_sim_create(&j->sim, j->session.dev, &j->calib, &j->session.weights, SWIN_PER_CHANNEL));
-    }
+    if (o->calib) SWIN_TRY(open_calib(j));
     j->keeper.config = c;
     j->keeper.tensors = calloc((size_t)swin_site_count(c), sizeof *j->keeper.tensors);
     j->images = malloc(n * image * sizeof(float));
     j->logits = malloc(n * (size_t)c->num_classes * sizeof(float));
     j->sim_logits = malloc(n * (size_t)c->num_classes * sizeof(float));
-    return j->keeper.tensors && j->images && j->logits && j->sim_logits
+    j->corrected_logits = malloc(n * (size_t)c->num_classes * sizeof(float));
+    return j->keeper.tensors && j->images && j->logits && j->sim_logits && j->corrected_logits
                ? SWIN_OK
                : swin_fail(SWIN_ERR_MEM, "no memory");
 }
@@ -122,6 +135,8 @@ static swin_status forward(job *j)
     const swin_config *c = &j->session.config;
     const size_t image = (size_t)3 * (size_t)c->image_size * (size_t)c->image_size;
     const swin_tap tap = { .user = &j->keeper, .at = keep };
+    swin_factor_tap factors = { .f = &j->calib };
+    const swin_tap divide = swin_factor_tap_of(&factors);
     for (swin_batch b;;) {
         SWIN_TRY(swin_loader_next(j->loader, &b));
         if (b.n == 0) return SWIN_OK;
@@ -133,14 +148,17 @@ static swin_status forward(job *j)
             j->keeper.done = true;
         }
         if (j->sim) SWIN_TRY(swin_sim_forward(j->sim, b.pixels, b.n, j->sim_logits + at, NULL));
+        if (j->corrected && j->n < CORRECTED)
+            SWIN_TRY(swin_net_forward(j->corrected, b.pixels, b.n, j->corrected_logits + at, &divide));
         j->n += b.n;
     }
 }
 
-static swin_status write_npy(const job *j, const char *name, const float *v, int ndim, const int64_t *rest)
+static swin_status write_npy(const job *j, const char *name, const float *v, int n, int ndim,
+                             const int64_t *rest)
 {
     char *path = swin_format("%s/%s", j->o->output, name);
-    swin_named_tensor t = { .name = name, .dtype = SWIN_F32, .ndim = ndim, .shape = { j->n }, .data = v };
+    swin_named_tensor t = { .name = name, .dtype = SWIN_F32, .ndim = ndim, .shape = { n }, .data = v };
     for (int i = 1; i < ndim; i++) t.shape[i] = rest[i - 1];
     const swin_status st = path ? swin_npy_write(path, &t) : swin_fail(SWIN_ERR_MEM, "no memory");
     free(path);
@@ -150,10 +168,12 @@ static swin_status write_npy(const job *j, const char *name, const float *v, int
 static swin_status write_all(const job *j)
 {
     const int64_t size = j->session.config.image_size, classes = j->session.config.num_classes;
-    SWIN_TRY(write_npy(j, "images.npy", j->images, 4, (int64_t[]){ 3, size, size }));
-    SWIN_TRY(write_npy(j, "logits.npy", j->logits, 2, &classes));
+    SWIN_TRY(write_npy(j, "images.npy", j->images, j->n, 4, (int64_t[]){ 3, size, size }));
+    SWIN_TRY(write_npy(j, "logits.npy", j->logits, j->n, 2, &classes));
     if (!j->sim) return SWIN_OK;
-    SWIN_TRY(write_npy(j, "sim.npy", j->sim_logits, 2, &classes));
+    SWIN_TRY(write_npy(j, "sim.npy", j->sim_logits, j->n, 2, &classes));
+    const int corrected = j->n < CORRECTED ? j->n : CORRECTED;
+    SWIN_TRY(write_npy(j, "corrected.npy", j->corrected_logits, corrected, 2, &classes));
     char *path = swin_format("%s/sites.npz", j->o->output);
     const swin_status st = path ? swin_npz_write(path, j->keeper.tensors, j->keeper.count)
                                 : swin_fail(SWIN_ERR_MEM, "no memory");
@@ -171,7 +191,10 @@ static void close_all(job *j)
     free(j->images);
     free(j->logits);
     free(j->sim_logits);
+    free(j->corrected_logits);
     swin_sim_free(j->sim);
+    swin_net_free(j->corrected);
+    swin_weights_free(&j->weights);
     swin_net_free(j->net);
     swin_loader_close(j->loader);
     swin_dataset_close(j->data);

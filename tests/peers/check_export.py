@@ -1,8 +1,9 @@
 """Holds swin-export's files against the engines that read them and against independent computations.
 
 usage: check_export.py --bin DIR --tools DIR --cfg Y --resume CKPT --data-path DIR --work DIR [--images 768] [--modes 1,2,3]
-                       [--families 1,2]
-The checkpoint given is a Swin V1; a small Swin V2 of random weights follows it through the same checks.
+                       [--families 1,2] [--recover none,fast]
+The checkpoint given is a Swin V1; a small Swin V2 of random weights follows it through the same checks. Modes are calibrated without
+recovery; mode 3 once more with it, which changes weights and divides GELU's channels.
 Prints a line for each check with its number and its bar; a check whose package is not installed is skipped and counted.
 Exit: 0 all that ran held, 1 one did not.
 """
@@ -65,13 +66,14 @@ def random_v2(args):
 
 
 class Run:
-    """One checkpoint, one int8 mode: its calibration file and everything exported from it."""
+    """One checkpoint, one int8 mode, one level of recovery: its calibration file and everything exported from it."""
 
-    def __init__(self, args, family, cfg, resume, mode):
+    def __init__(self, args, family, cfg, resume, mode, recover):
         self.args, self.family, self.mode, self.cfg, self.resume = args, family, mode, cfg, resume
-        self.name = f"V{family} mode {mode}"
+        self.recover = recover
+        self.name = f"V{family} mode {mode}" + ("" if recover == "none" else " " + recover)
         self.trained = family == 1
-        self.dir = os.path.join(args.work, f"v{family}_mode{mode}")
+        self.dir = os.path.join(args.work, f"v{family}_mode{mode}_{recover}")
         os.makedirs(self.dir, exist_ok=True)
         self.calib = self.path("calib.h5")
 
@@ -84,18 +86,24 @@ class Run:
 
     def calibrate(self):
         a = self.args
+        backend = ["--backend", "cpu"] if self.recover != "none" else []  # whose network can divide GELU's channels
         self.call(f"{a.bin}/swin-calib", "--data-path", a.data_path, "--num-calib-batch", str(a.calib_batches),
-                  "--calib-batchsz", "8", "--int8-mode", str(self.mode), "--recover", "none",
-                  "--calib-output-path", self.calib)
+                  "--calib-batchsz", "8", "--int8-mode", str(self.mode), "--recover", self.recover,
+                  "--calib-output-path", self.calib, *backend)
 
     def export(self, name, output, *words):
         self.call(f"{self.args.bin}/swin-export", "--calib", self.calib, "--format", name, "--output",
                   self.path(output), *words)
         return self.path(output)
 
-    def refused(self, name, output):
+    def export_plain(self, name, output, *words):
+        """From the checkpoint as it is, without the calibration file."""
+        self.call(f"{self.args.bin}/swin-export", "--format", name, "--output", self.path(output), *words)
+        return self.path(output)
+
+    def refused(self, name, output, *words):
         command = [f"{self.args.bin}/swin-export", "--calib", self.calib, "--cfg", self.cfg, "--resume", self.resume,
-                   "--format", name, "--output", self.path(output)]
+                   *(["--format", name, "--output", self.path(output)] if name else []), *words]
         done = subprocess.run(command, capture_output=True, text=True)
         return done.returncode, done.stderr.strip()
 
@@ -106,6 +114,14 @@ class Run:
                   "--output", self.dir)
 
 
+def runs(args):
+    """Modes and levels of recovery; the latter for mode 3 alone."""
+    for recover in args.recover.split(","):
+        for mode in map(int, args.modes.split(",")):
+            if recover == "none" or mode == 3:
+                yield mode, recover
+
+
 def main():
     ap = argparse.ArgumentParser()
     for flag in ("--bin", "--tools", "--cfg", "--resume", "--data-path", "--work"):
@@ -114,13 +130,14 @@ def main():
     ap.add_argument("--calib-batches", type=int, default=10)
     ap.add_argument("--modes", default="1,2,3")
     ap.add_argument("--families", default="1,2")
+    ap.add_argument("--recover", default="none,fast")
     a = ap.parse_args()
     c = Checks()
     for family in map(int, a.families.split(",")):
         cfg, resume = random_v2(a) if family == 2 else (a.cfg, a.resume)
         float_logits = None
-        for mode in map(int, a.modes.split(",")):
-            run = Run(a, family, cfg, resume, mode)
+        for mode, recover in runs(a):
+            run = Run(a, family, cfg, resume, mode, recover)
             run.calibrate()
             run.sites()
             export_tables.check(c, run, FORMATS)
@@ -128,6 +145,8 @@ def main():
                 continue
             if float_logits is None:
                 float_logits = export_onnx.check_float(c, run)
+            if recover != "none":
+                export_onnx.check_corrected(c, run)
             export_onnx.check_qdq(c, run, float_logits)
             os.remove(run.path("images.npy"))
     print(f"{c.ran} checks ran, {c.failed} failed, {c.skipped} skipped")

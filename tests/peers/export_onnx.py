@@ -62,7 +62,7 @@ def check_batches(c, name, s, x):
 
 def check_float(c, run):
     x, ours = np.load(run.path("images.npy")), np.load(run.path("logits.npy"))
-    path = run.export("onnx-float", "float.onnx")
+    path = run.export_plain("onnx-float", "float.onnx")
     check_structure(c, path)
     s = session(path)
     check_batches(c, "float", s, x)
@@ -70,11 +70,11 @@ def check_float(c, run):
     e, same = relative(y, ours), int((y.argmax(1) == ours.argmax(1)).sum())
     c.check(e <= 1e-4 and same == len(x), f"float in ONNX Runtime, {len(x)} images: {e:.1e} (1e-4), {same} argmax equal")
 
-    path = run.export("onnx-float", "outside.onnx", "--external-data")
+    path = run.export_plain("onnx-float", "outside.onnx", "--external-data")
     e = relative(forward(session(path), x[:8]), y[:8])
     c.check(e == 0, f"float with external data: {e:.1e} (0)")
 
-    path = run.export("onnx-fp16", "half.onnx")
+    path = run.export_plain("onnx-fp16", "half.onnx")
     check_structure(c, path)
     h = forward(session(path), x[:16])
     c.check(sqnr(h, ours[:16]) > 50, f"float16: {sqnr(h, ours[:16]):.1f} dB (50)")
@@ -83,6 +83,35 @@ def check_float(c, run):
         e = relative(o, ours[:32])
         c.check(e <= 1e-4, f"float in OpenVINO, {len(o)} images: {e:.1e} (1e-4)")
     return y
+
+
+def check_corrected(c, run):
+    """The float network of a file with corrected weights and factors: every form of the graph divides."""
+    x, ours = np.load(run.path("images.npy")), np.load(run.path("corrected.npy"))
+    before = np.load(run.path("logits.npy"))[:len(ours)]
+    path, name = run.export("onnx-float", "corrected.onnx"), run.name
+    check_factors(c, run, check_structure(c, path))
+    x = x[:len(ours)]
+    y = forward(session(path), x)
+    same, e = int((y.argmax(1) == ours.argmax(1)).sum()), relative(y, ours)
+    c.check(e <= 1e-4 and same == len(x), f"{name}: corrected float network, {len(x)} images: {e:.1e} (1e-4), {same} argmax equal")
+    print(f"        {name}: corrected float network against the original: {relative(ours, before):.1e}", flush=True)
+    h = sqnr(forward(session(run.export("onnx-fp16", "half.onnx")), x[:16]), ours[:16])
+    c.check(h > 50, f"{name}: corrected float16 network: {h:.1f} dB (50)")
+    if c.need(f"{name}: corrected float network in OpenVINO", "openvino"):
+        e = relative(openvino_forward(path, x), ours)
+        c.check(e <= 1e-4, f"{name}: corrected float network in OpenVINO: {e:.1e} (1e-4)")
+
+
+def check_factors(c, run, model):
+    """Each factor of the file once, as its inverse; the tensor divided has the site's name."""
+    from onnx import numpy_helper
+
+    want, tail = export_tables.Calib(run).factors, "/inverse_factor"
+    have = {i.name[:-len(tail)]: numpy_helper.to_array(i) for i in model.graph.initializer if i.name.endswith(tail)}
+    users = {n.output[0] for n in model.graph.node if n.op_type == "Mul" and n.input[1].endswith(tail)}
+    same = all((have[n] == np.float32(1) / v).all() for n, v in want.items() if n in have)
+    c.check(len(want) > 0 and set(have) == set(want) == users and same, f"{run.name}: factors of {len(have)} GELU outputs ({len(want)})")
 
 
 def check_qdq(c, run, float_logits):
@@ -179,14 +208,16 @@ def run_part(part, feeds, output):
 
 
 def check_layers(c, run, model):
-    """Each Linear and each product of attention, fed what int8-sim fed it, against what int8-sim made of it."""
+    """Each Linear, GELU and product of attention, fed what int8-sim fed it, against what int8-sim made of it."""
     sites = np.load(run.path("sites.npz"))
     made = {o for n in model.graph.node for o in n.output}
-    scale = {n: float(a["amax"]) / 127 for n, a in export_tables.Calib(run).sites.items()}
+    scale = {n: float(a["scale"]) for n, a in export_tables.Calib(run).sites.items()}
     worst, off, total, layers = 0.0, 0, 0, 0
     for name in sites.files:
         if name.endswith("._aftergemm"):
             got, want = linear_part(model, made, sites, name)
+        elif name.endswith(".mlp.fc2._input"):
+            got, want = gelu_part(model, made, sites, name)
         elif ".mha_" in name:
             got, want = normal_part(model, made, sites, name)
         elif name.endswith(".softmax_input"):
@@ -205,6 +236,13 @@ def check_layers(c, run, model):
 
 def linear_part(model, made, sites, name):
     x = name.replace("._aftergemm", "._input")
+    out = f"{name}/dq" if f"{name}/dq" in made else name
+    return run_part(cut(model, {x: ["rows", sites[x].shape[1]]}, out), {x: sites[x]}, out), sites[name]
+
+
+def gelu_part(model, made, sites, name):
+    """fc1's bias, GELU, and the division by its factors."""
+    x = name.replace(".fc2._input", ".fc1._aftergemm")
     out = f"{name}/dq" if f"{name}/dq" in made else name
     return run_part(cut(model, {x: ["rows", sites[x].shape[1]]}, out), {x: sites[x]}, out), sites[name]
 

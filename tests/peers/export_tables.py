@@ -57,12 +57,15 @@ class Calib:
             self.sites = {n: dict(f["sites"][n].attrs) for n in f["sites"]}
             self.weight = {n: float(f["weights"][n].attrs["amax"]) for n in f["weights"]}
             self.channel = {n: f["weights"][n]["amax_channel"][:] for n in f["weights"]}
+            factors = f.get("corrections/factors", {})
+            self.factors = {n: factors[n][:] for n in factors}
 
     def read_json(self, path):
         table = json.load(open(path))
         self.sites = table["sites"]
         self.weight = {n: w["amax"] for n, w in table["weights"].items()}
         self.channel = {n: np.float32(w["amax_channel"]) for n, w in table["weights"].items()}
+        self.factors = {n: np.float32(s["factors"]) for n, s in table["sites"].items() if "factors" in s}
 
     def amax(self, site):
         if site.endswith("._weight"):
@@ -131,11 +134,28 @@ def check(c, run, formats):
 
 def check_mode3(c, run, f, formats):
     """Zero points: tables that cannot say them refuse, and say why."""
-    people = ("csv", "json")
+    people, after = ("csv", "json"), run.path("corrected.safetensors")
     for name in sorted(set(formats) - set(people)):
-        code, words = run.refused(name, formats[name])
+        code, words = run.refused(name, formats[name], "--weights-out", after)
         c.check(code == 1 and "symmetric" in words and "layers.0.blocks.0" in words, f"{run.name} {name} refused: {words}")
-    check_people(c, f, {name: run.export(name, formats[name]) for name in people})
+    if run.recover == "none":
+        check_people(c, f, {name: run.export(name, formats[name]) for name in people})
+        return
+    code, words = run.refused(None, None, "--weights-out", after)
+    c.check(code == 1 and "divided by" in words, f"{run.name} --weights-out alone refused: {words}")
+    for name in people:
+        code, words = run.refused(name, formats[name])
+        c.check(code == 1 and "--weights-out" in words, f"{run.name} {name} without corrected weights refused")
+    check_people(c, f, {name: run.export(name, formats[name], "--weights-out", after) for name in people})
+    if c.need(f"{run.name} corrected weights", "safetensors"):
+        import h5py
+        from safetensors.numpy import load_file
+
+        got = load_file(after)
+        with h5py.File(run.calib) as h:
+            new = {k: v[:] for k, v in h["corrections/weights"].items()}
+        same = all((got[k] == v).all() for k, v in new.items())
+        c.check(same, f"{run.name}: --weights-out has the {len(new)} corrected tensors")
 
 
 def check_ft(c, run, f, paths):
@@ -313,4 +333,7 @@ def check_people(c, f, paths):
         for key in ("zero_point", "qmin", "qmax", "enabled"):
             same = same and int(rows[n][key]) == int(sites[n][key]) == int(a[key])
         same = same and rows[n]["kind"] == sites[n]["kind"]
-    c.check(same, f"csv and json: {len(rows)} sites")
+        want = [float(v) for v in f.factors.get(n, [])]
+        same = same and [np.float32(v) for v in rows[n]["factors"].split()] == want == [
+            np.float32(v) for v in sites[n].get("factors", [])]
+    c.check(same, f"csv and json: {len(rows)} sites, factors of {len(f.factors)}")

@@ -26,4 +26,4 @@ else
     "$tools/make_images" --output "$images" --train 8 --val 77 >/dev/null || exit 1
 fi
 "$python" tests/peers/check_export.py --bin "$bin" --tools "$tools" --cfg "$cfg" --resume "$ckpt" --data-path "$images" \
-    --work "$tmp" --images "${SWIN_PEER_IMAGES:-768}"
+    --work "$tmp" --images "${SWIN_PEER_IMAGES:-768}" --images2 "${SWIN_PEER_IMAGES:-256}"

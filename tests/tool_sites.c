@@ -1,9 +1,10 @@
 /* What other engines are compared with: images as the network takes them, its logits, and what passes the sites of int8-sim.
  *
- * usage: tool_sites --cfg Y --resume CKPT --data-path DIR [--split val] [--limit N] [--calib FILE.h5] --output DIR
+ * usage: tool_sites --cfg Y --resume CKPT --data-path DIR [--split val] [--limit N] [--calib FILE.h5 [--sim-only]] --output DIR
  * Writes DIR/images.npy and logits.npy (float32 network); with --calib also DIR/sim.npy (corrected weights, one scale for each
  * output channel), corrected.npy (the float32 network of the corrected weights, of the first images) and, for the first image,
- * the first rows of each activation site after its quantization as DIR/sites.npz.
+ * the first rows of each activation site after its quantization as DIR/sites.npz. --sim-only leaves out images.npy and
+ * logits.npy, which are the same whatever the calibration file.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +24,7 @@ typedef struct options {
     swin_common common;
     const char *calib, *split, *output;
     int limit;
+    bool sim_only;
 } options;
 
 #define F(member, kind, lo, hi, arg, help)                                                                   \
@@ -34,6 +36,7 @@ static const swin_field fields[] = {
     F(calib, STR, 0, 0, "FILE", "calibration file"),
     F(split, STR, 0, 0, "NAME", "part of the data set"),
     F(limit, INT, 1, 100000, "N", "images"),
+    F(sim_only, BOOL, 0, 0, NULL, "without images.npy and logits.npy"),
     F(output, STR, 0, 0, "DIR", "folder, made by the caller"),
     SWIN_COMMON_FIELDS(options),
 };
@@ -121,11 +124,12 @@ static swin_status open_all(job *j)
     if (o->calib) SWIN_TRY(open_calib(j));
     j->keeper.config = c;
     j->keeper.tensors = calloc((size_t)swin_site_count(c), sizeof *j->keeper.tensors);
-    j->images = malloc(n * image * sizeof(float));
+    j->images = o->sim_only ? NULL : malloc(n * image * sizeof(float));
     j->logits = malloc(n * (size_t)c->num_classes * sizeof(float));
     j->sim_logits = malloc(n * (size_t)c->num_classes * sizeof(float));
     j->corrected_logits = malloc(n * (size_t)c->num_classes * sizeof(float));
-    return j->keeper.tensors && j->images && j->logits && j->sim_logits && j->corrected_logits
+    return j->keeper.tensors && (j->images || o->sim_only) && j->logits && j->sim_logits &&
+                   j->corrected_logits
                ? SWIN_OK
                : swin_fail(SWIN_ERR_MEM, "no memory");
 }
@@ -141,8 +145,10 @@ static swin_status forward(job *j)
         SWIN_TRY(swin_loader_next(j->loader, &b));
         if (b.n == 0) return SWIN_OK;
         const size_t at = (size_t)j->n * (size_t)c->num_classes;
-        memcpy(j->images + (size_t)j->n * image, b.pixels, (size_t)b.n * image * sizeof(float));
-        SWIN_TRY(swin_net_forward(j->net, b.pixels, b.n, j->logits + at, NULL));
+        if (j->images) {
+            memcpy(j->images + (size_t)j->n * image, b.pixels, (size_t)b.n * image * sizeof(float));
+            SWIN_TRY(swin_net_forward(j->net, b.pixels, b.n, j->logits + at, NULL));
+        }
         if (j->sim && !j->keeper.done) {
             SWIN_TRY(swin_sim_forward(j->sim, b.pixels, 1, j->sim_logits, &tap));
             j->keeper.done = true;
@@ -168,8 +174,8 @@ static swin_status write_npy(const job *j, const char *name, const float *v, int
 static swin_status write_all(const job *j)
 {
     const int64_t size = j->session.config.image_size, classes = j->session.config.num_classes;
-    SWIN_TRY(write_npy(j, "images.npy", j->images, j->n, 4, (int64_t[]){ 3, size, size }));
-    SWIN_TRY(write_npy(j, "logits.npy", j->logits, j->n, 2, &classes));
+    if (j->images) SWIN_TRY(write_npy(j, "images.npy", j->images, j->n, 4, (int64_t[]){ 3, size, size }));
+    if (j->images) SWIN_TRY(write_npy(j, "logits.npy", j->logits, j->n, 2, &classes));
     if (!j->sim) return SWIN_OK;
     SWIN_TRY(write_npy(j, "sim.npy", j->sim_logits, j->n, 2, &classes));
     const int corrected = j->n < CORRECTED ? j->n : CORRECTED;
@@ -207,6 +213,8 @@ int main(int argc, char **argv)
     options o = { .common = SWIN_COMMON_DEFAULTS, .split = "val", .limit = 256 };
     swin_status st = swin_fields_parse(&program, &o, argc, argv, NULL, NULL);
     if (st == SWIN_OK && !o.output) st = swin_fail(SWIN_ERR_USAGE, "--output is needed");
+    if (st == SWIN_OK && o.sim_only && !o.calib)
+        st = swin_fail(SWIN_ERR_USAGE, "--sim-only: --calib is needed");
     if (st == SWIN_OK) st = swin_need_path("--data-path", o.common.data_path);
     if (st != SWIN_OK) return swin_report(st);
     static job j; /* zeroed, whatever its members' shapes */

@@ -1,9 +1,10 @@
 """Holds swin-export's files against the engines that read them and against independent computations.
 
 usage: check_export.py --bin DIR --tools DIR --cfg Y --resume CKPT --data-path DIR --work DIR [--images 768] [--modes 1,2,3]
-                       [--families 1,2] [--recover none,fast]
+                       [--families 1,2] [--images2 256] [--recover none,fast]
 The checkpoint given is a Swin V1; a small Swin V2 of random weights follows it through the same checks. Modes are calibrated without
-recovery; mode 3 once more with it, which changes weights and divides GELU's channels.
+recovery; mode 3 once more with it, which changes weights and divides GELU's channels. --images2 is for the V2, of whose networks
+only SQNR is judged, not agreement, which wants more images.
 Prints a line for each check with its number and its bar; a check whose package is not installed is skipped and counted.
 Exit: 0 all that ran held, 1 one did not.
 """
@@ -12,6 +13,8 @@ import importlib
 import os
 import subprocess
 import sys
+
+import numpy as np
 
 import export_onnx
 import export_tables
@@ -68,9 +71,10 @@ def random_v2(args):
 class Run:
     """One checkpoint, one int8 mode, one level of recovery: its calibration file and everything exported from it."""
 
-    def __init__(self, args, family, cfg, resume, mode, recover):
+    def __init__(self, args, family, cfg, resume, mode, recover, first):
         self.args, self.family, self.mode, self.cfg, self.resume = args, family, mode, cfg, resume
-        self.recover = recover
+        self.recover, self.first = recover, first or self  # first: the family's first run, which has the float network's logits
+        self.images = args.images if family == 1 else args.images2
         self.name = f"V{family} mode {mode}" + ("" if recover == "none" else " " + recover)
         self.trained = family == 1
         self.dir = os.path.join(args.work, f"v{family}_mode{mode}_{recover}")
@@ -110,8 +114,12 @@ class Run:
     def sites(self):
         """Our own network and int8-sim on the same images."""
         a = self.args
-        self.call(f"{a.tools}/tool_sites", "--data-path", a.data_path, "--limit", str(a.images), "--calib", self.calib,
-                  "--output", self.dir)
+        self.call(f"{a.tools}/tool_sites", "--data-path", a.data_path, "--limit", str(self.images), "--calib", self.calib,
+                  "--output", self.dir, *([] if self.first is self else ["--sim-only"]))
+
+    def inputs(self):
+        """The images, and our float network's logits of them."""
+        return np.load(self.first.path("images.npy")), np.load(self.first.path("logits.npy"))
 
 
 def runs(args):
@@ -127,6 +135,7 @@ def main():
     for flag in ("--bin", "--tools", "--cfg", "--resume", "--data-path", "--work"):
         ap.add_argument(flag, required=True)
     ap.add_argument("--images", type=int, default=768)
+    ap.add_argument("--images2", type=int, default=256)
     ap.add_argument("--calib-batches", type=int, default=10)
     ap.add_argument("--modes", default="1,2,3")
     ap.add_argument("--families", default="1,2")
@@ -135,9 +144,10 @@ def main():
     c = Checks()
     for family in map(int, a.families.split(",")):
         cfg, resume = random_v2(a) if family == 2 else (a.cfg, a.resume)
-        float_logits = None
+        first, float_logits = None, None
         for mode, recover in runs(a):
-            run = Run(a, family, cfg, resume, mode, recover)
+            run = Run(a, family, cfg, resume, mode, recover, first)
+            first = first or run
             run.calibrate()
             run.sites()
             export_tables.check(c, run, FORMATS)
@@ -148,7 +158,7 @@ def main():
             if recover != "none":
                 export_onnx.check_corrected(c, run)
             export_onnx.check_qdq(c, run, float_logits)
-            os.remove(run.path("images.npy"))
+        os.remove(first.path("images.npy"))
     print(f"{c.ran} checks ran, {c.failed} failed, {c.skipped} skipped")
     return c.failed > 0
 

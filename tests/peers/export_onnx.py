@@ -61,7 +61,7 @@ def check_batches(c, name, s, x):
 
 
 def check_float(c, run):
-    x, ours = np.load(run.path("images.npy")), np.load(run.path("logits.npy"))
+    x, ours = run.inputs()
     path = run.export_plain("onnx-float", "float.onnx")
     check_structure(c, path)
     s = session(path)
@@ -87,8 +87,9 @@ def check_float(c, run):
 
 def check_corrected(c, run):
     """The float network of a file with corrected weights and factors: every form of the graph divides."""
-    x, ours = np.load(run.path("images.npy")), np.load(run.path("corrected.npy"))
-    before = np.load(run.path("logits.npy"))[:len(ours)]
+    x, before = run.inputs()
+    ours = np.load(run.path("corrected.npy"))
+    before = before[:len(ours)]
     path, name = run.export("onnx-float", "corrected.onnx"), run.name
     check_factors(c, run, check_structure(c, path))
     x = x[:len(ours)]
@@ -115,7 +116,8 @@ def check_factors(c, run, model):
 
 
 def check_qdq(c, run, float_logits):
-    x, ours, sim = (np.load(run.path(n + ".npy")) for n in ("images", "logits", "sim"))
+    x, ours = run.inputs()
+    sim = np.load(run.path("sim.npy"))
     path, name = run.export("onnx-qdq", "qdq.onnx"), run.name
     model = check_structure(c, path)
     check_placement(c, run, model)

@@ -44,7 +44,8 @@ class Calib:
         try:
             self.read(run.calib)
         except ImportError:
-            self.read_json(run.export("json", "calib.json"))
+            words = [] if run.recover == "none" else ["--weights-out", run.path("json.safetensors")]
+            self.read_json(run.export("json", "calib.json", *words))
         blocks = {tuple(map(int, re.match(r"layers\.(\d+)\.blocks\.(\d+)\.", n).groups()))
                   for n in self.sites if ".blocks." in n}
         self.v2 = any(".mha_q" in n for n in self.sites)

@@ -49,11 +49,13 @@ typedef struct eval_job {
     swin_dataset *data;
     swin_loader *loader;
     eval_engine engines[EVAL_ENGINES_MAX];
-    int count;  /* engines; 0 is fp32 */
-    int active; /* the one that runs, for the tap */
+    float *images; /* owned, in the device's memory: a batch, for all engines but simulations */
+    int count;     /* engines; 0 is fp32 */
+    int active;    /* the one that runs, for the tap */
     swin_layers *layers;
     swin_dump *dump;
     swin_outputs outputs;
+    double copying;        /* seconds that copies of images to the device took */
     swin_eval_site *sites; /* owned: of int8-sim, with --layers */
     int nsites, site_images;
     swin_eval_report report;

@@ -405,6 +405,15 @@ swin_status swin_net_forward_device(swin_net *net, const float *images, int batc
     return SWIN_OK;
 }
 
+swin_status swin_net_logits(swin_net *net, const swin_tensor *logits, float *host)
+{
+    const size_t n = (size_t)(logits->rows * logits->cols);
+    if (net->act == SWIN_F32) return net->ops->download(net->dev, host, logits->data, n * sizeof *host);
+    SWIN_TRY(net->ops->download(net->dev, net->host_logits, logits->data, n * swin_dtype_size(net->act)));
+    swin_widen(host, net->host_logits, net->act, n);
+    return SWIN_OK;
+}
+
 swin_status swin_net_forward(swin_net *net, const float *images, int batch, float *logits,
                              const swin_tap *tap)
 {
@@ -415,12 +424,7 @@ swin_status swin_net_forward(swin_net *net, const float *images, int batch, floa
     SWIN_TRY(net->ops->upload(net->dev, net->images, images, pixels * sizeof *images));
     swin_tensor out;
     SWIN_TRY(swin_net_forward_device(net, net->images, batch, &out, tap));
-    const size_t n = (size_t)batch * (size_t)c->num_classes;
-    if (!logits) return SWIN_OK;
-    if (net->act == SWIN_F32) return net->ops->download(net->dev, logits, out.data, n * sizeof *logits);
-    SWIN_TRY(net->ops->download(net->dev, net->host_logits, out.data, n * swin_dtype_size(net->act)));
-    swin_widen(logits, net->host_logits, net->act, n);
-    return SWIN_OK;
+    return logits ? swin_net_logits(net, &out, logits) : SWIN_OK;
 }
 
 void swin_net_free(swin_net *net)

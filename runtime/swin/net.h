@@ -57,6 +57,8 @@ swin_status swin_net_fetch(swin_net *net, float *logits);
  * a backend with halves of its own, else float32. Queued, not waited for; *logits is valid until the next forward. */
 swin_status swin_net_forward_device(swin_net *net, const float *images, int batch, swin_tensor *logits,
                                     const swin_tap *tap);
+/* Those logits as host float32 [batch][classes]: waits for them. */
+swin_status swin_net_logits(swin_net *net, const swin_tensor *logits, float *host);
 
 /* ---- the walk in parts, for work that goes through a network block by block ------------------------------------ */
 

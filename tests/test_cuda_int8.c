@@ -13,6 +13,7 @@
 #include "tests/support/tiny.h"
 
 static swin_dev *ref, *gpu;
+static bool brief; /* SWIN_TEST_SMALL: small shapes alone, for compute-sanitizer */
 static int skipped;
 
 #define NEED_GPU()                                                                                           \
@@ -271,7 +272,8 @@ static void test_norms(void **state)
     static const int channels[] = { 1, 5, 30, 96, 128, 192, 256, 384, 512, 768, 1024, 1536 };
     for (size_t t = 0; t < SWIN_COUNT(types); t++)
         for (size_t i = 0; i < SWIN_COUNT(channels); i++)
-            for (int form = 0; form < 3; form++) one_norm(&rng, types[t], channels[i], form, i % 2 ? -37 : 0);
+            for (int form = 0; form < 3 && !(brief && channels[i] > 192); form++)
+                one_norm(&rng, types[t], channels[i], form, i % 2 ? -37 : 0);
     judge("layernorm to codes, quantize");
 }
 
@@ -394,6 +396,7 @@ static void test_products(void **state)
     for (size_t s = 0; s < SWIN_COUNT(products); s++) {
         const int64_t m = products[s].m;
         const int n = products[s].n, k = products[s].k;
+        if (brief && m * n * k > 2000000) continue;
         for (int f = RANDOM; f <= HIGH; f++)
             one_product(&rng, m, n, k, SWIN_S32, (fill)f, 0, SWIN_ACT_NONE, f == RANDOM ? 0 : -100);
         for (size_t t = 1; t < SWIN_COUNT(outs); t++) {
@@ -432,7 +435,7 @@ static void test_residuals(void **state)
                                      { 192, 768 }, { 768, 768 }, { 128, 512 } };
     for (size_t s = 0; s < SWIN_COUNT(shapes); s++)
         for (size_t t = 0; t < SWIN_COUNT(types); t++)
-            for (int k = 0; k < 4; k++)
+            for (int k = 0; k < 4 && !(brief && s != 0 && s != 2); k++)
                 one_residual(&rng, shapes[s][0], shapes[s][1], types[t], k & 1, k & 2 ? 0.02f : 0);
     judge("linear_s8_residual");
 }
@@ -445,9 +448,9 @@ static void test_rows(void **state)
     NEED_GPU();
     swin_rng rng = { 34 };
     static const int shapes[][2] = { { 288, 96 }, { 384, 1536 }, { 3072, 768 }, { 192, 384 }, { 96, 384 } };
-    static const int64_t rows[] = { 40000, 6000, 196, 49, 1 };
+    const int64_t rows[] = { brief ? 200 : 40000, brief ? 199 : 6000, 196, 49, 1 };
     for (size_t s = 0; s < SWIN_COUNT(shapes); s++)
-        for (int form = 0; form < 2; form++) {
+        for (int form = 0; form < 2 && !(brief && s > 0); form++) {
             const int n = shapes[s][0], k = shapes[s][1];
             const swin_dtype t = form ? SWIN_F16 : SWIN_S8;
             const float size = typical(k, 0.02f);
@@ -744,8 +747,8 @@ static void test_halves(void **state)
     static const int channels[] = { 48, 96, 128, 192, 256, 384, 512, 768 };
     static const int64_t rows[] = { 1, 49, 200, 5000 };
     for (int mode = 1; mode <= 3; mode++) {
-        for (size_t i = 0; i < SWIN_COUNT(channels); i++)
-            one_mlp(&rng, rows[(i + (size_t)mode) % SWIN_COUNT(rows)], channels[i], mode);
+        for (size_t i = 0; i < (brief ? 4 : SWIN_COUNT(channels)); i++)
+            one_mlp(&rng, rows[(i + (size_t)mode) % (brief ? 3 : SWIN_COUNT(rows))], channels[i], mode);
         one_attention_half(&rng, 7, 3, 32, 0, 1, mode);
         one_attention_half(&rng, 7, 3, 32, 3, 9, mode);
         one_attention_half(&rng, 7, 4, 32, 3, 3, mode);
@@ -754,7 +757,7 @@ static void test_halves(void **state)
         one_attention_half(&rng, 7, 24, 32, 0, 2, mode);
         one_attention_half(&rng, 8, 4, 24, 4, 2, mode);
         one_attention_half(&rng, 12, 4, 32, 6, 2, mode);
-        for (int c = 48; c <= 768; c *= 2) one_merge(&rng, 3, 14, c, mode);
+        for (int c = 48; c <= (brief ? 96 : 768); c *= 2) one_merge(&rng, 3, 14, c, mode);
         one_merge(&rng, 2, 14, 128, mode);
     }
 }
@@ -786,6 +789,7 @@ static void test_refusals(void **state)
 static int open_devices(void **state)
 {
     (void)state;
+    brief = getenv("SWIN_TEST_SMALL") != NULL;
     CHECK_OK(swin_dev_open(&ref, "ref", &(swin_dev_opts){ 0 }));
     if (swin_dev_open(&gpu, "cuda", &(swin_dev_opts){ 0 }) != SWIN_OK)
         print_message("no GPU: %s\n", swin_error_message());

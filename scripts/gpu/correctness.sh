@@ -15,18 +15,32 @@ one_test() { # its row on stdout
     grep -E '^  [^ ].*(error|relative|differ|equal)' "$out/$name.txt" >&2
 }
 
-# racecheck follows every access to shared memory: it gets the tests apart, side by side.
+# one_tool TOOL PROGRAM FILTER: racecheck follows every access to shared memory, so it gets the tests apart.
 one_tool() {
-    local tool=$1 filter=$2 rc
-    local log="$out/$tool${filter//[^a-z_]/}.txt"
-    SWIN_TEST_SMALL=1 timeout 300 compute-sanitizer --tool "$tool" --report-api-errors no --error-exitcode 9 \
-        "$bin/test_cuda_ops" "$filter" > "$log" 2>&1
+    local tool=$1 program=$2 filter=$3 rc limit=${SWIN_CHECK_SECONDS:-300}
+    local log="$out/$tool-$program${filter//[^a-z_0-9]/}.txt"
+    SWIN_TEST_SMALL=1 timeout "$limit" compute-sanitizer --tool "$tool" --report-api-errors no --error-exitcode 9 \
+        "$bin/$program" "$filter" > "$log" 2>&1
     rc=$?
     case $rc in
-    0) row "compute-sanitizer $tool $filter" "0 errors" "" ok ;;
-    124) row "compute-sanitizer $tool $filter" "too slow" "300 s" skipped ;;
-    *) row "compute-sanitizer $tool $filter" "exit $rc" "$(grep -m1 SUMMARY "$log" | sed 's/=* *//')" WRONG ;;
+    0) row "$tool $program $filter" "0 errors" "" ok ;;
+    124) row "$tool $program $filter" "too slow" "$limit s" skipped ;;
+    *) row "$tool $program $filter" "exit $rc" "$(grep -m1 SUMMARY "$log" | sed 's/=* *//')" WRONG ;;
     esac
+}
+
+sanitizers() { # their rows into files; adds to jobs
+    local t
+    for t in memcheck initcheck synccheck; do
+        one_tool $t test_cuda_ops '*' > "$out/rows.z1$t" & jobs+=($!)
+        one_tool $t test_cuda_int8 '*' > "$out/rows.z1$t-int8" & jobs+=($!)
+    done
+    for t in linear linear_rows tiles norms elementwise patch_embed attention halves normalise_heads observers; do
+        one_tool racecheck test_cuda_ops "test_$t" > "$out/rows.z2$t" & jobs+=($!)
+    done
+    for t in norms products residuals rows attention heads halves; do
+        one_tool racecheck test_cuda_int8 "test_$t" > "$out/rows.z2int8-$t" & jobs+=($!)
+    done
 }
 
 # Exports against ONNX Runtime, which needs no GPU but a Python that has it.
@@ -61,11 +75,7 @@ correctness() {
     if wanted sanitizer && ! command -v compute-sanitizer > /dev/null; then
         row compute-sanitizer "not here" "" skipped > "$out/rows.z"
     elif wanted sanitizer; then
-        for t in memcheck initcheck synccheck; do one_tool "$t" '*' > "$out/rows.z1$t" & jobs+=($!); done
-        for t in linear linear_rows tiles norms elementwise patch_embed attention halves normalise_heads \
-            observers; do
-            one_tool racecheck "test_$t" > "$out/rows.z2$t" & jobs+=($!)
-        done
+        sanitizers
     fi
     if wanted exports; then exports > "$out/rows.z3exports" & jobs+=($!); fi
     if wanted families; then families > "$out/rows.z4families" & jobs+=($!); fi

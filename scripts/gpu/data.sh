@@ -48,12 +48,27 @@ data() {
             else row "agreement of $b with FP32" "$got %" "" ""; fi
         done
     else wrong "swin-eval" "failed" "$(tail -1 "$out/eval.err")"; fi
+    same_logits "${common[@]}"
     say "swin-bench --data-path"
     if s=$(seconds_of pipeline "$bin/swin-bench" "${common[@]}" --precision fp16 --batch-size 64 --csv); then
         got=$(awk -F, '$10 == "total" { print $11 }' "$out/pipeline.txt")
         row "5,000 images in FP16, JPEG to logits" "$got s" "under 2.5 s" "$(verdict "$got" 2.5)"
         awk -F, '$10 ~ /limited by/ { print $10 }' "$out/pipeline.txt" >&2
     else wrong "swin-bench --data-path" "failed" "$(tail -1 "$out/pipeline.err")"; fi
+}
+
+# The file of all logits for other batch sizes and numbers of threads.
+same_logits() {
+    local b
+    for b in 64:4 7:1 1:16; do
+        say "logits of 5,000 images, batches of ${b%:*}"
+        "$bin/swin-eval" "$@" --precision fp32,fp16 --batch-size "${b%:*}" --threads "${b#*:}" --dump "$out/same-${b%:*}.h5" \
+            --dump-images 0 > "$out/same.txt" 2>&1 || { wrong "swin-eval --batch-size ${b%:*}" "failed" "$(tail -1 "$out/same.txt")"; return; }
+    done
+    if cmp -s "$out/same-64.h5" "$out/same-7.h5" && cmp -s "$out/same-64.h5" "$out/same-1.h5"; then
+        row "5,000 logits, batches 1, 7, 64, threads 16, 1, 4" "equal bytes" "" ok
+    else wrong "5,000 logits, batches 1, 7, 64, threads 16, 1, 4" "differ" ""; fi
+    rm -f "$out"/same-*.h5
 }
 
 # near A B LIMIT: whether two numbers are so close

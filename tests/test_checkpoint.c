@@ -148,6 +148,30 @@ static void test_mismatches(void **state)
     model_free(&m);
 }
 
+/* Tensors of types that cannot be read, and entries that are no tensors, are passed over and counted. */
+static void test_left_out(void **state)
+{
+    (void)state;
+    model m;
+    swin_weights w;
+    swin_config c;
+    swin_ckpt *ck;
+    model_make(&m, 5);
+    swin_torch_write_zip(m.path, m.list, m.count, &(swin_torch_style){ .protocol = 2, .extra = "epoch" },
+                         false);
+    check_same(&m, "an int among the tensors");
+    swin_torch_style s = { .protocol = 2, .late_type = "float8_e4m3fn", .late_key = "norm.bias" };
+    swin_torch_write_zip(m.path, m.list, m.count, &s, false);
+    CHECK_FAILS(load(&m, &w, &c), SWIN_ERR_MISMATCH, "missing: norm.bias [48]");
+    s.late_key = NULL;
+    for (s.protocol = 2; s.protocol <= 4; s.protocol += 2) {
+        swin_torch_write_zip(m.path, m.list, m.count, &s, false);
+        CHECK_FAILS(swin_ckpt_open(&ck, m.path), SWIN_ERR_UNSUPPORTED,
+                    "tensor patch_embed.proj.weight (torch.float8_e4m3fn)");
+    }
+    model_free(&m);
+}
+
 static void test_classes(void **state)
 {
     (void)state;
@@ -425,12 +449,13 @@ int main(void)
 {
     swin_log_set(SWIN_LOG_QUIET);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_containers),      cmocka_unit_test(test_layouts),
-        cmocka_unit_test(test_mismatches),      cmocka_unit_test(test_classes),
-        cmocka_unit_test(test_nonfinite),       cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_hostile_pickles), cmocka_unit_test(test_bounds),
-        cmocka_unit_test(test_damage),          cmocka_unit_test(test_headers),
-        cmocka_unit_test(test_other_files),     cmocka_unit_test(test_trained),
+        cmocka_unit_test(test_containers), cmocka_unit_test(test_layouts),
+        cmocka_unit_test(test_mismatches), cmocka_unit_test(test_left_out),
+        cmocka_unit_test(test_classes),    cmocka_unit_test(test_nonfinite),
+        cmocka_unit_test(test_refused),    cmocka_unit_test(test_hostile_pickles),
+        cmocka_unit_test(test_bounds),     cmocka_unit_test(test_damage),
+        cmocka_unit_test(test_headers),    cmocka_unit_test(test_other_files),
+        cmocka_unit_test(test_trained),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

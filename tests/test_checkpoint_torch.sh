@@ -26,5 +26,18 @@ for file in "$folder"/*; do
     fi
     count=$((count + 1))
 done
+# What cannot be read is named and counted: integers among the tensors, float8 tensors.
+"$python" - "$folder" <<'EOF'
+import sys, torch
+late = {"a.weight": torch.zeros(4).to(torch.float8_e4m3fn), "b.weight": torch.zeros(4).to(torch.float8_e5m2)}
+torch.save({"model": late}, sys.argv[1] + "/late.pth")
+torch.save({"model": {**late, "c.weight": torch.zeros(2), "epoch": 3, "args": None}}, sys.argv[1] + "/mixed.pth")
+EOF
+said=$("$bin/swin-info" "$folder/late.pth" 2>&1) && { echo "FAILED: a float8 checkpoint was read"; exit 1; }
+grep -q 'a.weight (torch.float8_e4m3fn): none of its 2 tensors' <<<"$said" || { echo "FAILED: float8: $said"; exit 1; }
+said=$("$bin/swin-info" "$folder/mixed.pth" 2>&1 >/dev/null) || true
+grep -q '2 tensors of a type that cannot be read, left out: a.weight (torch.float8_e4m3fn) the first' <<<"$said" &&
+    grep -q '2 entries beside the tensors, left out: epoch (int) the first' <<<"$said" ||
+    { echo "FAILED: what was left out: $said"; exit 1; }
 [ "$count" -ge 20 ] || { echo "FAILED: only $count forms were written"; exit 1; }
 echo "$count forms of one checkpoint: one checkpoint_sha256, $want"

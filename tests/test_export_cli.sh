@@ -52,6 +52,12 @@ sed /NUM_CLASSES/d $cfg >"$tmp/open.yaml"
 export_to onnx-qdq "$tmp/other/open" --resume $ckpt --cfg "$tmp/open.yaml" || fail "open.yaml: $(cat "$tmp/err")"
 cmp "$tmp/a_onnx-qdq" "$tmp/other/open" || fail "onnx-qdq: other bytes with NUM_CLASSES left out"
 
+# older toolkits' flags are noted, unless --quiet stands anywhere
+export_to csv "$tmp/other/csv" --eval --local_rank 0
+[[ $(grep -c "has no effect here" "$tmp/err") -eq 2 ]] || fail "two flags without effect: $(cat "$tmp/err")"
+export_to csv "$tmp/other/csv" --eval --quiet
+[[ ! -s $tmp/err ]] || fail "--quiet: $(cat "$tmp/err")"
+
 x=("$bin/swin-export")
 expect 2 "--format" "${x[@]}" --calib "$tmp/m1.h5"
 expect 2 "--format nothing" "${x[@]}" --calib "$tmp/m1.h5" --format nothing --output "$tmp/x"

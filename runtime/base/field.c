@@ -171,6 +171,8 @@ swin_status swin_fields_parse(const swin_program *p, void *options, int argc, ch
     const char **words = none;
     int nwords = 0;
     for (int i = 1; i < argc; i++) help_and_leave(p, options, argv[i]); /* with the defaults still in place */
+    for (int i = 1; i < argc; i++) /* first of all: it silences what is said of other flags */
+        if (strcmp(argv[i], "--quiet") == 0 && find_field(p, "quiet", 5)) swin_log_set(SWIN_LOG_QUIET);
     if (operands) {
         words = calloc((size_t)argc, sizeof *words);
         if (!words) return swin_fail(SWIN_ERR_MEM, "no memory for the command line");

@@ -52,6 +52,8 @@ typedef struct swin_program {
  *
  * operands, noperands   receive the positional words (pointing into argv); may be NULL when the program takes none
  *
+ * A table with the field "quiet" has the log set to SWIN_LOG_QUIET before anything is noted, wherever --quiet stands.
+ *
  * SWIN_OK; SWIN_ERR_USAGE with a message that names the flag. "--help" prints the usage to stdout and "--version" the
  * version, and both exit 0.
  */

@@ -3,58 +3,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "runtime/base/log.h"
 #include "runtime/swin/checkpoint_impl.h"
 #include "runtime/swin/widen.h"
 
-#define MAX_KEY   512
-#define MAX_WRAPS 4
-
-static const struct {
-    const char *name; /* after the last '.' of the type's name */
-    size_t size;
-    bool known;
-    swin_dtype dtype;
-} storage_types[] = {
-    { "FloatStorage", 4, true, SWIN_F32 },
-    { "HalfStorage", 2, true, SWIN_F16 },
-    { "BFloat16Storage", 2, true, SWIN_BF16 },
-    { "DoubleStorage", 8, true, SWIN_F64 },
-    { "LongStorage", 8, true, SWIN_S64 },
-    { "IntStorage", 4, true, SWIN_S32 },
-    { "CharStorage", 1, true, SWIN_S8 },
-    { "ByteStorage", 1, true, SWIN_U8 },
-    { "BoolStorage", 1, true, SWIN_U8 },
-    { "UntypedStorage", 1, true, SWIN_U8 },
-    { "ShortStorage", 2, false, SWIN_U8 },
-    { "ComplexFloatStorage", 8, false, SWIN_U8 },
-    { "ComplexDoubleStorage", 16, false, SWIN_U8 },
-    { "QInt8Storage", 1, false, SWIN_U8 },
-    { "QUInt8Storage", 1, false, SWIN_U8 },
-    { "QInt32Storage", 4, false, SWIN_U8 },
-};
-
-static int storage_type(const swin_pk_value *type)
-{
-    const char *dot = strrchr(type->text.p, '.');
-    for (size_t i = 0; dot && i < SWIN_COUNT(storage_types); i++)
-        if (strcmp(dot + 1, storage_types[i].name) == 0) return (int)i;
-    return -1;
-}
-
-bool swin_ckpt_storage_dtype(const swin_pk_value *type, swin_dtype *dtype)
-{
-    const int i = storage_type(type);
-    if (i < 0 || !storage_types[i].known) return false;
-    *dtype = storage_types[i].dtype;
-    return true;
-}
-
-size_t swin_ckpt_storage_element(const swin_pk_value *type)
-{
-    const int i = storage_type(type);
-    return i < 0 ? 0 : storage_types[i].size;
-}
+#define MAX_KEY 512
 
 swin_status swin_ckpt_own(swin_ckpt *ck, void *p)
 {
@@ -72,8 +24,7 @@ swin_status swin_ckpt_own(swin_ckpt *ck, void *p)
     return SWIN_OK;
 }
 
-/* A printable copy of a name from the file. */
-static void copy_name(char *out, size_t size, const char *name, size_t n)
+void swin_ckpt_name(char *out, size_t size, const char *name, size_t n)
 {
     if (n >= size) n = size - 1;
     for (size_t i = 0; i < n; i++) out[i] = name[i] < 32 || name[i] > 126 ? '?' : name[i];
@@ -120,96 +71,12 @@ swin_status swin_ckpt_add(swin_ckpt *ck, const char *key, size_t key_size, swin_
     }
     char *copy = malloc(key_size + 1);
     if (!copy) return swin_fail(SWIN_ERR_MEM, "%s: no memory", ck->path);
-    copy_name(copy, key_size + 1, key, key_size);
+    swin_ckpt_name(copy, key_size + 1, key, key_size);
     SWIN_TRY(swin_ckpt_own(ck, copy));
     SWIN_TRY(check_extent(ck, copy, &t, offset, bytes));
     t.key = copy;
     t.data = t.count ? bytes.data + (size_t)offset * swin_dtype_size(t.dtype) : NULL;
     ck->tensors[ck->count++] = t;
-    return SWIN_OK;
-}
-
-/* ---- unpickled checkpoints ---- */
-
-static bool is_text(const swin_pk_value *v)
-{
-    return v->kind == SWIN_PK_STR;
-}
-
-/* "model, optimizer, epoch": the first keys of a dict, for messages. */
-static void describe_keys(char *out, size_t size, const swin_pk_value *d)
-{
-    size_t used = 0;
-    out[0] = 0;
-    for (uint32_t i = 0; i + 1 < d->items.n && i < 32 && used + 40 < size; i += 2) {
-        if (!is_text(d->items.v[i])) continue;
-        char name[33];
-        copy_name(name, sizeof name, d->items.v[i]->text.p, d->items.v[i]->text.n);
-        used += (size_t)snprintf(out + used, size - used, "%s%s", used ? ", " : "", name);
-    }
-}
-
-static bool has_tensor(const swin_pk_value *d)
-{
-    for (uint32_t i = 0; i + 1 < d->items.n; i += 2)
-        if (is_text(d->items.v[i]) && d->items.v[i + 1]->kind == SWIN_PK_TENSOR) return true;
-    return false;
-}
-
-/* Follow "model" and "state_dict" down to the dict that holds the tensors; weight averages beside them are left alone. */
-static swin_status unwrap(swin_ckpt *ck, const swin_pk_value **d)
-{
-    static const char *const wrappers[] = { "model", "state_dict" };
-    for (int depth = 0; depth < MAX_WRAPS && (*d)->kind == SWIN_PK_DICT; depth++) {
-        const swin_pk_value *inner = NULL;
-        for (size_t i = 0; i < SWIN_COUNT(wrappers) && !inner; i++) {
-            inner = swin_pk_get(*d, wrappers[i]);
-            if (inner && inner->kind == SWIN_PK_TENSOR) inner = NULL; /* a parameter of that name */
-            if (inner) snprintf(ck->wrapper, sizeof ck->wrapper, "%s", wrappers[i]);
-        }
-        if (!inner) break;
-        *d = inner;
-    }
-    if ((*d)->kind == SWIN_PK_OPAQUE || (*d)->kind == SWIN_PK_GLOBAL)
-        return swin_fail(
-            SWIN_ERR_FORMAT,
-            "%s: holds a pickled object (%.200s) instead of a dict of tensors; save model.state_dict()",
-            ck->path, (*d)->text.p);
-    if ((*d)->kind == SWIN_PK_DICT && has_tensor(*d)) return SWIN_OK;
-    char found[512] = "";
-    if ((*d)->kind == SWIN_PK_DICT) describe_keys(found, sizeof found, *d);
-    return swin_fail(SWIN_ERR_FORMAT,
-                     "%s: no dict of tensors at the top, under 'model' or under 'state_dict'%s%s%s", ck->path,
-                     found[0] ? " (keys: " : "", found, found[0] ? ")" : "");
-}
-
-static swin_status add_pickled_tensor(swin_ckpt *ck, const swin_pk_value *key, const swin_pk_tensor *t,
-                                      swin_ckpt_find_storage find, void *user)
-{
-    char name[200];
-    copy_name(name, sizeof name, key->text.p, key->text.n);
-    swin_ckpt_tensor out = { .ndim = t->ndim };
-    if (!swin_ckpt_storage_dtype(t->storage->type, &out.dtype)) {
-        swin_warn("%s: tensor %s is a %.100s, left out", ck->path, name, t->storage->type->text.p);
-        return SWIN_OK;
-    }
-    memcpy(out.shape, t->shape, sizeof out.shape);
-    memcpy(out.stride, t->stride, sizeof out.stride);
-    swin_ckpt_bytes bytes = { 0 };
-    const swin_status st = find(user, t->storage, &bytes);
-    if (st != SWIN_OK) return swin_fail_context(st, "%s: tensor %s", ck->path, name);
-    return swin_ckpt_add(ck, key->text.p, key->text.n, out, t->offset, bytes);
-}
-
-swin_status swin_ckpt_add_pickled(swin_ckpt *ck, const swin_pk_value *root, swin_ckpt_find_storage find,
-                                  void *user)
-{
-    SWIN_TRY(unwrap(ck, &root));
-    for (uint32_t i = 0; i + 1 < root->items.n; i += 2) {
-        const swin_pk_value *key = root->items.v[i], *v = root->items.v[i + 1];
-        if (is_text(key) && v->kind == SWIN_PK_TENSOR)
-            SWIN_TRY(add_pickled_tensor(ck, key, v->tensor, find, user));
-    }
     return SWIN_OK;
 }
 

@@ -35,8 +35,13 @@ swin_status swin_ckpt_own(swin_ckpt *ck, void *p);
 swin_status swin_ckpt_add(swin_ckpt *ck, const char *key, size_t key_size, swin_ckpt_tensor t, int64_t offset,
                           swin_ckpt_bytes bytes);
 
+/* A printable copy of a name from the file, cut at size. */
+void swin_ckpt_name(char *out, size_t size, const char *name, size_t n);
+
 /*
- * Add every tensor of an unpickled checkpoint: root, or the dict under "model" or "state_dict" in it.
+ * Add every tensor of an unpickled checkpoint: root, or the dict under "model" or "state_dict" in it. What is left
+ * out is counted in a warning (tensors of types without a swin_dtype) or a note (entries that are no tensors).
+ * SWIN_ERR_UNSUPPORTED when that is every tensor.
  *
  * find   gives a storage's bytes; called once for each tensor
  */
@@ -44,10 +49,7 @@ typedef swin_status (*swin_ckpt_find_storage)(void *user, const swin_pk_storage 
 swin_status swin_ckpt_add_pickled(swin_ckpt *ck, const swin_pk_value *root, swin_ckpt_find_storage find,
                                   void *user);
 
-/* The element type of "torch.FloatStorage" and its like; false when it has none here. */
-bool swin_ckpt_storage_dtype(const swin_pk_value *type, swin_dtype *dtype);
-
-/* Bytes of one element of "torch.FloatStorage" and its like, those without a dtype here included; 0: unknown. */
+/* Bytes of one element of "torch.FloatStorage" and its like, those without a swin_dtype included; 0: unknown. */
 size_t swin_ckpt_storage_element(const swin_pk_value *type);
 
 /* swin_ckpt_read that also says whether every number is finite. */

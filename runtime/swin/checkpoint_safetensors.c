@@ -61,8 +61,12 @@ static swin_status read_tensor(swin_ckpt *ck, const char *key, const json_t *v, 
 {
     swin_ckpt_tensor t = { 0 };
     uint64_t count, bytes;
-    const int type = find_dtype(json_object_get(v, "dtype"));
-    if (type < 0) return swin_fail(SWIN_ERR_FORMAT, "%s: tensor %.200s: unknown dtype", ck->path, key);
+    const json_t *name = json_object_get(v, "dtype");
+    const int type = find_dtype(name);
+    if (type < 0)
+        return swin_fail(SWIN_ERR_FORMAT, "%s: tensor %.200s: unknown dtype%s%.40s", ck->path, key,
+                         json_is_string(name) ? " " : "",
+                         json_is_string(name) ? json_string_value(name) : "");
     if (!read_shape(&t, json_object_get(v, "shape"), &count) ||
         __builtin_mul_overflow(count, dtypes[type].size, &bytes))
         return swin_fail(SWIN_ERR_FORMAT, "%s: tensor %.200s: its shape cannot be used", ck->path, key);

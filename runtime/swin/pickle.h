@@ -46,7 +46,8 @@ typedef struct swin_pk_storage {
 
 typedef struct swin_pk_tensor {
     const swin_pk_storage *storage;
-    int64_t offset; /* elements */
+    const swin_pk_value *dtype; /* GLOBAL, "torch.float8_e4m3fn"; NULL: what the storage says */
+    int64_t offset;             /* elements */
     int ndim;
     int64_t shape[SWIN_PK_DIMS], stride[SWIN_PK_DIMS]; /* elements, none negative */
 } swin_pk_tensor;

@@ -109,16 +109,17 @@ typedef struct view {
     int64_t shape[4], stride[4];
 } view;
 
-static void put_tensor(swin_bytes_out *o, const swin_torch_style *s, const view *v)
+/* late: the name of a type that storages cannot say; NULL: v's. */
+static void put_tensor(swin_bytes_out *o, const swin_torch_style *s, const view *v, const char *late)
 {
     if (s->parameters) {
         put_global(o, s, "torch._utils", "_rebuild_parameter");
         op(o, '(');
     }
-    put_global(o, s, "torch._utils", "_rebuild_tensor_v2");
+    put_global(o, s, "torch._utils", late ? "_rebuild_tensor_v3" : "_rebuild_tensor_v2");
     op(o, '('), op(o, '(');
     put_str(o, s, "storage");
-    put_global(o, s, "torch", storage_name(v->dtype));
+    put_global(o, s, late ? "torch.storage" : "torch", late ? "UntypedStorage" : storage_name(v->dtype));
     put_str(o, s, v->storage);
     put_str(o, s, "cpu");
     put_int(o, v->numel);
@@ -128,6 +129,7 @@ static void put_tensor(swin_bytes_out *o, const swin_torch_style *s, const view 
     put_dims(o, v->stride, v->ndim);
     op(o, 0x89);
     put_ordered_dict(o, s);
+    if (late) put_global(o, s, "torch", late);
     op(o, 't'), op(o, 'R');
     if (s->parameters) {
         op(o, 0x88);
@@ -191,7 +193,7 @@ static void put_buffer(swin_bytes_out *o, const swin_torch_style *s, const char 
     put_key(o, s, key);
     swin_torch_style plain = *s;
     plain.offset_shift = 0;
-    put_tensor(o, &plain, &v);
+    put_tensor(o, &plain, &v, NULL);
 }
 
 void swin_torch_pickle(swin_bytes_out *o, swin_bytes_out **storages, size_t *count, const swin_param *list,
@@ -220,9 +222,10 @@ void swin_torch_pickle(swin_bytes_out *o, swin_bytes_out **storages, size_t *cou
             v.offset = (int64_t)(st[0].size / swin_dtype_size(s->dtype));
             v.numel = (int64_t)total;
         }
+        const bool late = s->late_type && (!s->late_key || strcmp(s->late_key, list[i].key) == 0);
         for (int again = s->twice && strcmp(s->twice, list[i].key) == 0; again >= 0; again--) {
             put_key(o, s, list[i].key);
-            put_tensor(o, s, &v);
+            put_tensor(o, s, &v, late ? s->late_type : NULL);
         }
         add_values(&st[s->one_storage ? 0 : used], &list[i], s);
         used += s->one_storage ? used == 0 : 1;
@@ -234,6 +237,7 @@ void swin_torch_pickle(swin_bytes_out *o, swin_bytes_out **storages, size_t *cou
         if (s->add) put_buffer(o, s, s->add, name);
         swin_out_uint(&st[used++], 5, 8);
     }
+    if (s->extra) put_str(o, s, s->extra), put_int(o, 299);
     op(o, 'u');
     op(o, '}'), put_str(o, s, "_metadata"), op(o, 'N'), op(o, 's'),
         op(o, 'b'); /* an OrderedDict's attributes */

@@ -118,9 +118,16 @@ static swin_status at(void *user, const swin_tap_point *p)
     return add(s, &s->sites[i], p->x);
 }
 
+/* NULL for compat, which needs the values. */
+static swin_observer *observer(void *user, swin_site site)
+{
+    const swin_stats *s = user;
+    return wants(user, site) ? s->sites[swin_site_index(&s->config, site)].observer : NULL;
+}
+
 swin_tap swin_stats_tap(swin_stats *s)
 {
-    return (swin_tap){ .user = s, .wants = wants, .at = at };
+    return (swin_tap){ .user = s, .wants = wants, .at = at, .observer = observer };
 }
 
 swin_status swin_stats_weights(swin_stats *s, const swin_weights *w)

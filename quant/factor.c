@@ -51,7 +51,15 @@ static swin_status at(void *user, const swin_tap_point *p)
                : SWIN_OK;
 }
 
+static swin_observer *observer(void *user, swin_site site)
+{
+    const swin_factor_tap *t = user;
+    return t->also && t->also->observer && !swin_has_factor(t->f, site)
+               ? t->also->observer(t->also->user, site)
+               : NULL;
+}
+
 swin_tap swin_factor_tap_of(swin_factor_tap *t)
 {
-    return (swin_tap){ .user = t, .wants = wants, .at = at };
+    return (swin_tap){ .user = t, .wants = wants, .at = at, .observer = observer };
 }

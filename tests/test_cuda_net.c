@@ -171,7 +171,7 @@ static void test_golden_taps(void **state)
     need_golden();
     watcher w = { 0 };
     CHECK_OK(swin_h5_open(&w.file, swin_test_file("golden/swin_tiny_tin200.h5")));
-    const swin_tap tap = { &w, is_output, compare_output };
+    const swin_tap tap = { .user = &w, .wants = is_output, .at = compare_output };
     free(forward("cuda", &precisions[0], &golden.config, &golden.weights, golden.images, 1, 1, false, &tap));
     swin_h5_close(w.file);
     print_message("  %d block outputs, worst relative L2 %.2e\n", w.seen, w.worst);
@@ -378,17 +378,23 @@ static bool is_site(void *user, swin_site s)
     return swin_site_index(((watch *)user)->c, s) >= 0 && swin_site_role_of(s) != SWIN_ROLE_WEIGHT;
 }
 
-static swin_status observe(void *user, const swin_tap_point *p)
+static swin_observer *observer_of(void *user, swin_site s)
 {
     watch *w = user;
-    swin_observer **o = &w->observers[swin_site_index(w->c, p->site)];
-    if (!*o) SWIN_TRY(p->dev->ops->observer_create(p->dev, o));
-    return p->dev->ops->observe(p->dev, *o, p->x);
+    swin_observer **o = &w->observers[swin_site_index(w->c, s)];
+    if (!*o) CHECK_OK(w->dev->ops->observer_create(w->dev, o));
+    return *o;
 }
 
-/* What every site saw on one backend, in batches; the caller frees. */
+static swin_status observe(void *user, const swin_tap_point *p)
+{
+    return p->dev->ops->observe(p->dev, observer_of(user, p->site), p->x);
+}
+
+/* What every site saw on one backend, in batches; the caller frees. inside: operators may observe on their way. */
 static swin_observed *observe_all(const char *backend, const precision *p, const swin_config *c,
-                                  const swin_weights *w, const float *images, int n, int batch, float *logits)
+                                  const swin_weights *w, const float *images, int n, int batch, bool inside,
+                                  float *logits)
 {
     const int sites = swin_site_count(c);
     const size_t pixels = (size_t)3 * (size_t)c->image_size * (size_t)c->image_size;
@@ -398,7 +404,9 @@ static swin_observed *observe_all(const char *backend, const precision *p, const
     CHECK(seen && user.observers, "no memory");
     CHECK_OK(swin_dev_open(&user.dev, backend, &(swin_dev_opts){ .tf32 = p->tf32 }));
     CHECK_OK(swin_net_create(&net, user.dev, c, w, &(swin_net_opts){ .dtype = p->dtype }));
-    const swin_tap tap = { &user, is_site, observe };
+    const swin_tap tap = {
+        .user = &user, .wants = is_site, .at = observe, .observer = inside ? observer_of : NULL
+    };
     for (int at = 0; at < n; at += batch)
         CHECK_OK(swin_net_forward(net, images + (size_t)at * pixels, n - at < batch ? n - at : batch,
                                   logits + at * c->num_classes, &tap));
@@ -418,8 +426,8 @@ static double amax_of(const swin_observed *o)
     return fmax(fabs((double)o->min), fabs((double)o->max));
 }
 
-/* The observers see the same numbers for any batch split, bit for bit, and float32's are cpu's up to
- * rounding; being watched composes what is fused otherwise and leaves the logits where they were, up to
+/* The observers see the same numbers for any batch split and inside other operators, bit for bit, and
+ * float32's are cpu's up to rounding; being watched composes what is fused otherwise and leaves the logits where they were, up to
  * rounding. */
 static void test_observed(void **state)
 {
@@ -432,8 +440,8 @@ static void test_observed(void **state)
     model_of(&shapes[0], &c, &w, &images);
     for (size_t i = 0; i < SWIN_COUNT(precisions); i++) {
         const precision *p = &precisions[i];
-        swin_observed *all = observe_all("cuda", p, &c, &w, images, N, N, logits[0]),
-                      *parts = observe_all("cuda", p, &c, &w, images, N, 2, logits[1]);
+        swin_observed *all = observe_all("cuda", p, &c, &w, images, N, N, false, logits[0]),
+                      *parts = observe_all("cuda", p, &c, &w, images, N, 2, true, logits[1]);
         for (int s = 0; s < swin_site_count(&c); s++)
             CHECK(memcmp(&all[s], &parts[s], sizeof *all) == 0, "%s: site %d sees other numbers in parts",
                   p->name, s);
@@ -443,7 +451,7 @@ static void test_observed(void **state)
         print_message("  %s: watched and fused logits differ by %.1e\n", p->name, e);
         CHECK(e <= 3 * p->limit, "%s: watched and fused logits differ by %.1e", p->name, e);
         if (i == 0) {
-            swin_observed *cpu = observe_all("cpu", p, &c, &w, images, N, N, logits[1]);
+            swin_observed *cpu = observe_all("cpu", p, &c, &w, images, N, N, true, logits[1]);
             double worst = 0;
             for (int s = 0; s < swin_site_count(&c); s++) {
                 CHECK(cpu[s].count == all[s].count && all[s].nonfinite == 0, "site %d: counts differ", s);

@@ -751,6 +751,110 @@ static void test_observers(void **state)
     }
 }
 
+/* Observers a and b of the GPU have seen the same. */
+static void check_same(swin_observer *a, swin_observer *b, const char *what)
+{
+    swin_observed *x = malloc(sizeof *x), *y = malloc(sizeof *y);
+    CHECK(x && y, "no memory");
+    CHECK_OK(gpu->ops->observer_read(gpu, a, x));
+    CHECK_OK(gpu->ops->observer_read(gpu, b, y));
+    CHECK(x->count > 0 && memcmp(x, y, sizeof *x) == 0,
+          "%s: other observations (width %g and %g, %llu and %llu values)", what, (double)x->bin_width,
+          (double)y->bin_width, (unsigned long long)x->count, (unsigned long long)y->count);
+    free(x), free(y);
+}
+
+enum { SEEN = 4 };
+
+static void same_bytes(pair *a, pair *b, const char *what)
+{
+    float *x = get(a, what), *y = get(b, what);
+    CHECK(memcmp(x, y, (size_t)(a->d.rows * a->d.cols) * sizeof *x) == 0, "%s: other results", what);
+    free(x), free(y);
+}
+
+/* Bias and activation, plainly into one[] and observed on the way into two[]. */
+static void observed_bias(swin_observer **one, swin_observer **two, swin_rng *rng, swin_dtype t, int64_t rows,
+                          int64_t cols, int parts, double sd, const char *what)
+{
+    pair a = make(rng, t, rows, cols, cols, sd), b = make(rng, t, rows, cols, cols, sd);
+    memcpy(b.host, a.host, (size_t)(rows * cols) * sizeof *a.host);
+    if (rows > 2) b.host[3] = NAN, b.host[7] = -INFINITY, b.host[9] = -0.f;
+    memcpy(a.host, b.host, (size_t)(rows * cols) * sizeof *a.host);
+    put(&a), put(&b);
+    float *bias, *host = vector(rng, (int)cols, 0, sd / 3, &bias);
+    const swin_act act = parts == 1 ? SWIN_ACT_GELU : SWIN_ACT_NONE;
+    CHECK_OK(gpu->ops->observe(gpu, one[0], &a.d));
+    CHECK_OK(gpu->ops->bias_act(gpu, &a.d, bias, act));
+    for (int i = 0; i < parts; i++) {
+        const swin_tensor part = swin_columns(&a.d, i * (cols / parts), cols / parts);
+        CHECK_OK(gpu->ops->observe(gpu, one[i + 1], &part));
+    }
+    CHECK_OK(gpu->ops->bias_act_observed(gpu, &b.d, bias, act, two[0], two + 1, parts));
+    same_bytes(&a, &b, what);
+    for (int i = 0; i <= parts; i++) check_same(one[i], two[i], what);
+    gpu->ops->free(gpu, bias), free(host), drop(&a), drop(&b);
+}
+
+/* Bias and residual add, in window order. */
+static void observed_residual(swin_observer **one, swin_observer **two, swin_rng *rng, swin_dtype t,
+                              int64_t cols, bool sum, double sd, const char *what)
+{
+    const swin_windows g = { .images = 3, .height = 14, .width = 14, .window = 7, .shift = 3 };
+    const int64_t rows = swin_windows_tokens(&g);
+    pair r = make(rng, t, rows, cols, cols, sd), a = make(rng, t, rows, cols, cols, sd);
+    pair rr = make(rng, t, rows, cols, cols, sd), b = make(rng, t, rows, cols, cols, sd);
+    memcpy(rr.host, r.host, (size_t)(rows * cols) * sizeof *a.host);
+    memcpy(b.host, a.host, (size_t)(rows * cols) * sizeof *a.host);
+    put(&rr), put(&b);
+    float *bias, *host = vector(rng, (int)cols, 0, sd / 3, &bias);
+    CHECK_OK(gpu->ops->observe(gpu, one[0], &a.d));
+    CHECK_OK(gpu->ops->bias_act(gpu, &a.d, bias, SWIN_ACT_NONE));
+    CHECK_OK(gpu->ops->observe(gpu, one[1], &a.d));
+    CHECK_OK(gpu->ops->residual_add(gpu, &r.d, &a.d, &g));
+    if (sum) CHECK_OK(gpu->ops->observe(gpu, one[2], &r.d));
+    CHECK_OK(
+        gpu->ops->residual_add_observed(gpu, &rr.d, &b.d, bias, &g, two[0], two[1], sum ? two[2] : NULL));
+    same_bytes(&r, &rr, what);
+    for (int i = 0; i < (sum ? 3 : 2); i++) check_same(one[i], two[i], what);
+    gpu->ops->free(gpu, bias), free(host), drop(&a), drop(&b), drop(&r), drop(&rr);
+}
+
+static void make_observers(swin_observer *o[2 * SEEN])
+{
+    for (int i = 0; i < 2 * SEEN; i++) CHECK_OK(gpu->ops->observer_create(gpu, &o[i]));
+}
+
+static void free_observers(swin_observer *o[2 * SEEN])
+{
+    for (int i = 0; i < 2 * SEEN; i++) gpu->ops->observer_free(gpu, o[i]);
+}
+
+/* Operators that observe on their way see and leave what the plain ones do, also where values outgrow the histogram. */
+static void test_observing(void **state)
+{
+    (void)state;
+    NEED_GPU();
+    static const double sds[] = { 0.02, 0.5, 1e-3, 40, 3, 6000 };
+    swin_rng rng = { 11 };
+    for (size_t t = 0; t < SWIN_COUNT(types); t++)
+        for (int shape = 0; shape < 5; shape++) {
+            static const int64_t cols[] = { 288, 384, 9216, 33, 24 };
+            swin_observer *o[2 * SEEN], *p[2 * SEEN];
+            make_observers(o), make_observers(p);
+            for (size_t i = 0; i < SWIN_COUNT(sds); i++) {
+                char what[96];
+                snprintf(what, sizeof what, "%s, %lld columns, tensor %zu", swin_dtype_name(types[t]),
+                         (long long)cols[shape], i);
+                observed_bias(o, o + SEEN, &rng, types[t], i == 2 ? 1 : 1500 / (shape == 2 ? 10 : 1),
+                              cols[shape], shape % 2 ? 1 : 3, sds[i], what);
+                if (shape != 2)
+                    observed_residual(p, p + SEEN, &rng, types[t], cols[shape], shape % 2 == 0, sds[i], what);
+            }
+            free_observers(o), free_observers(p);
+        }
+}
+
 /* ---- refusals
  * ---------------------------------------------------------------------------------------------------- */
 
@@ -804,7 +908,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_patch_embed),     cmocka_unit_test(test_attention),
         cmocka_unit_test(test_tiles),           cmocka_unit_test(test_halves),
         cmocka_unit_test(test_normalise_heads), cmocka_unit_test(test_observers),
-        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_observing),       cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, open_devices, close_devices);
 }

@@ -123,7 +123,7 @@ static void test_watched(void **state)
     model m = open_model(names[2]);
     float plain[CLASSES], watched[CLASSES];
     int counts[2] = { 0, 0 };
-    const swin_tap tap = { counts, every, seen };
+    const swin_tap tap = { .user = counts, .wants = every, .at = seen };
     const swin_net_opts o = { .dtype = SWIN_F32 };
     forward(&m, "cpu", &o, 1, plain, NULL);
     forward(&m, "cpu", &o, 1, watched, &tap);

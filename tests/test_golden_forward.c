@@ -205,7 +205,7 @@ static void test_block_outputs(void **state)
     for (size_t i = 0; i < SWIN_COUNT(backends); i++) {
         watcher w = { 0 };
         CHECK_OK(swin_h5_open(&w.file, swin_test_file("golden/swin_tiny_tin200.h5")));
-        const swin_tap tap = { &w, wants, at };
+        const swin_tap tap = { .user = &w, .wants = wants, .at = at };
         free(forward(backends[i], 2, 1, 1, &plain, &tap));
         swin_h5_close(w.file);
         print_message("%s: %d block outputs, worst relative L2 %.2e\n", backends[i], w.seen, w.worst);
@@ -221,7 +221,7 @@ static void test_watched_is_unwatched(void **state)
     static const char *const backends[] = { "cpu", "ref" };
     for (size_t i = 0; i < SWIN_COUNT(backends); i++) {
         watcher w = { .everything = true };
-        const swin_tap tap = { &w, wants, at };
+        const swin_tap tap = { .user = &w, .wants = wants, .at = at };
         float *a = forward(backends[i], 2, 2, 2, &plain, NULL),
               *b = forward(backends[i], 2, 2, 2, &plain, &tap);
         CHECK(memcmp(a, b, (size_t)(2 * golden.config.num_classes) * sizeof *a) == 0,

@@ -301,6 +301,16 @@ struct swin_ops {
     swin_status (*download_wait)(swin_dev *dev, int slot, void *host, size_t bytes);
     /* Optional: a named range for profilers opens, or with NULL the innermost closes. */
     void (*range)(swin_dev *dev, const char *name);
+    /* Optional: what these observe is what `observe` would be given between the plain operators, bit for bit, without
+     * further reads of memory. All observers are different ones.
+     * bias_act_observed: y to `before`, then bias_act, then `parts` (1 or 3) equal column ranges of y to after[i]. */
+    swin_status (*bias_act_observed)(swin_dev *dev, swin_tensor *y, const float *bias, swin_act act,
+                                     swin_observer *before, swin_observer *const after[3], int parts);
+    /* y to `product`, then bias_act without an activation (bias NULL: not), y to `local`, then residual_add, and the
+     * residual to `sum` unless that is NULL. What y holds afterwards is unspecified. */
+    swin_status (*residual_add_observed)(swin_dev *dev, swin_tensor *residual, swin_tensor *y,
+                                         const float *bias, const swin_windows *g, swin_observer *product,
+                                         swin_observer *local, swin_observer *sum);
 };
 
 /* The backends of this build, best last tried by "auto": cuda where a GPU answers, else cpu. NULL ends the list. */

@@ -64,9 +64,8 @@ static swin_status set_up(swin_cuda *d, const swin_dev_opts *opts)
     SWIN_TRY(swin_cuda_status(cudaRuntimeGetVersion(&d->runtime), "the runtime's version"));
     SWIN_TRY(swin_cuda_status(cudaDriverGetVersion(&d->driver), "the driver's version"));
     SWIN_TRY(swin_cuda_status(cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking), "a stream"));
-    SWIN_TRY(swin_alloc_cuda(&d->base, (void **)&d->scratch, sizeof *d->scratch));
     swin_tune_load(d);
-    return swin_cuda_status(cudaMemsetAsync(d->scratch, 0, sizeof *d->scratch, d->stream), "cudaMemset");
+    return SWIN_OK;
 }
 
 static swin_status cuda_open(swin_dev **dev, const swin_dev_opts *opts)
@@ -170,8 +169,8 @@ static void cuda_graph_free(swin_dev *dev, swin_graph *graph)
 
 /* ---- operators ----------------------------------------------------------------------------------------------- */
 
-static swin_status check(const char *op, const swin_tensor *a, const swin_tensor *b, int64_t rows,
-                         int64_t cols)
+swin_status swin_check_cuda(const char *op, const swin_tensor *a, const swin_tensor *b, int64_t rows,
+                            int64_t cols)
 {
     if (a->dtype != b->dtype || a->dtype > SWIN_BF16)
         return swin_fail(SWIN_ERR_UNSUPPORTED, "%s: %s and %s on cuda", op, swin_dtype_name(a->dtype),
@@ -197,7 +196,7 @@ static swin_status check_windows(const char *op, const swin_windows *g, int64_t 
 static swin_status cuda_layernorm(swin_dev *dev, swin_tensor *out, const swin_tensor *x, const swin_norm *n)
 {
     if (out->dtype == SWIN_S8) return swin_norm_s8_cuda(dev, out, x, n, SWIN_ROWS_SAME, NULL);
-    SWIN_TRY(check("layernorm", out, x, x->rows, x->cols));
+    SWIN_TRY(swin_check_cuda("layernorm", out, x, x->rows, x->cols));
     return swin_cuda_status(swin_norm_launch(swin_cuda_of(dev)->stream, out, x, n, SWIN_ROWS_SAME, NULL),
                             "layernorm");
 }
@@ -206,7 +205,7 @@ static swin_status cuda_layernorm_windows(swin_dev *dev, swin_tensor *out, const
                                           const swin_norm *n, const swin_windows *g)
 {
     if (out->dtype == SWIN_S8) return swin_norm_s8_cuda(dev, out, x, n, SWIN_ROWS_WINDOWS, g);
-    SWIN_TRY(check("layernorm_windows", out, x, x->rows, x->cols));
+    SWIN_TRY(swin_check_cuda("layernorm_windows", out, x, x->rows, x->cols));
     SWIN_TRY(check_windows("layernorm_windows", g, x->rows));
     return swin_cuda_status(swin_norm_launch(swin_cuda_of(dev)->stream, out, x, n, SWIN_ROWS_WINDOWS, g),
                             "layernorm_windows");
@@ -216,23 +215,23 @@ static swin_status cuda_layernorm_merge(swin_dev *dev, swin_tensor *out, const s
                                         const swin_norm *n, const swin_windows *g)
 {
     if (out->dtype == SWIN_S8) return swin_norm_s8_cuda(dev, out, x, n, SWIN_ROWS_MERGE, g);
-    SWIN_TRY(check("layernorm_merge", out, x, x->rows / 4, 4 * x->cols));
+    SWIN_TRY(swin_check_cuda("layernorm_merge", out, x, x->rows / 4, 4 * x->cols));
     if (g->height % 2 || g->width % 2 || swin_windows_tokens(g) != x->rows)
         return swin_fail(SWIN_ERR_VALUE, "layernorm_merge: a map of %d x %d", g->height, g->width);
     return swin_cuda_status(swin_norm_launch(swin_cuda_of(dev)->stream, out, x, n, SWIN_ROWS_MERGE, g),
                             "layernorm_merge");
 }
 
-static swin_status cuda_bias_act(swin_dev *dev, swin_tensor *y, const float *bias, swin_act act)
+swin_status swin_bias_act_cuda(swin_dev *dev, swin_tensor *y, const float *bias, swin_act act)
 {
-    SWIN_TRY(check("bias_act", y, y, y->rows, y->cols));
+    SWIN_TRY(swin_check_cuda("bias_act", y, y, y->rows, y->cols));
     return swin_cuda_status(swin_bias_act_launch(swin_cuda_of(dev)->stream, y, bias, act), "bias_act");
 }
 
-static swin_status cuda_residual_add(swin_dev *dev, swin_tensor *residual, const swin_tensor *y,
-                                     const swin_windows *g)
+swin_status swin_residual_add_cuda(swin_dev *dev, swin_tensor *residual, const swin_tensor *y,
+                                   const swin_windows *g)
 {
-    SWIN_TRY(check("residual_add", residual, y, y->rows, y->cols));
+    SWIN_TRY(swin_check_cuda("residual_add", residual, y, y->rows, y->cols));
     if (g) SWIN_TRY(check_windows("residual_add", g, y->rows));
     return swin_cuda_status(swin_residual_add_launch(swin_cuda_of(dev)->stream, residual, y, g),
                             "residual_add");
@@ -241,7 +240,7 @@ static swin_status cuda_residual_add(swin_dev *dev, swin_tensor *residual, const
 static swin_status cuda_mean_tokens(swin_dev *dev, swin_tensor *out, const swin_tensor *x, int tokens)
 {
     if (tokens < 1) return swin_fail(SWIN_ERR_VALUE, "mean_tokens: %d tokens", tokens);
-    SWIN_TRY(check("mean_tokens", out, x, x->rows / tokens, x->cols));
+    SWIN_TRY(swin_check_cuda("mean_tokens", out, x, x->rows / tokens, x->cols));
     return swin_cuda_status(swin_mean_tokens_launch(swin_cuda_of(dev)->stream, out, x, tokens),
                             "mean_tokens");
 }
@@ -272,7 +271,7 @@ static swin_status check_attention(const swin_attention *a, const swin_windows *
 
 static swin_status check_qkv(const swin_tensor *qkv, const swin_attention *a)
 {
-    return check("attention", qkv, qkv, qkv->rows, (int64_t)3 * a->heads * a->head_size);
+    return swin_check_cuda("attention", qkv, qkv, qkv->rows, (int64_t)3 * a->heads * a->head_size);
 }
 
 static swin_status cuda_attention(swin_dev *dev, swin_tensor *out, const swin_tensor *qkv,
@@ -280,7 +279,7 @@ static swin_status cuda_attention(swin_dev *dev, swin_tensor *out, const swin_te
 {
     SWIN_TRY(check_attention(a, g, qkv, NULL));
     SWIN_TRY(check_qkv(qkv, a));
-    SWIN_TRY(check("attention", out, qkv, qkv->rows, (int64_t)a->heads * a->head_size));
+    SWIN_TRY(swin_check_cuda("attention", out, qkv, qkv->rows, (int64_t)a->heads * a->head_size));
     return swin_attention_run_cuda(dev, &(swin_attention_args){ .a = *a, .g = *g, .qkv = *qkv, .out = *out },
                                    SWIN_ATTENTION_ALL);
 }
@@ -290,7 +289,7 @@ static swin_status cuda_scores(swin_dev *dev, swin_tensor *s, const swin_tensor 
 {
     SWIN_TRY(check_attention(a, g, qkv, s));
     SWIN_TRY(check_qkv(qkv, a));
-    SWIN_TRY(check("scores", s, qkv, s->rows, s->cols));
+    SWIN_TRY(swin_check_cuda("scores", s, qkv, s->rows, s->cols));
     return swin_attention_run_cuda(dev, &(swin_attention_args){ .a = *a, .g = *g, .qkv = *qkv, .s = *s },
                                    SWIN_ATTENTION_SCORES);
 }
@@ -307,8 +306,8 @@ static swin_status cuda_weighted_sum(swin_dev *dev, swin_tensor *out, const swin
 {
     SWIN_TRY(check_attention(a, g, qkv, s));
     SWIN_TRY(check_qkv(qkv, a));
-    SWIN_TRY(check("weighted_sum", out, qkv, qkv->rows, (int64_t)a->heads * a->head_size));
-    SWIN_TRY(check("weighted_sum", s, qkv, s->rows, s->cols));
+    SWIN_TRY(swin_check_cuda("weighted_sum", out, qkv, qkv->rows, (int64_t)a->heads * a->head_size));
+    SWIN_TRY(swin_check_cuda("weighted_sum", s, qkv, s->rows, s->cols));
     return swin_attention_run_cuda(
         dev, &(swin_attention_args){ .a = *a, .g = *g, .qkv = *qkv, .s = *s, .out = *out },
         SWIN_ATTENTION_SUM);
@@ -318,7 +317,7 @@ static swin_status cuda_normalise_heads(swin_dev *dev, swin_tensor *out, const s
                                         const float *head_scale)
 {
     if (out->dtype == SWIN_S8) return swin_normalise_heads_s8_cuda(dev, out, x, heads, head_scale);
-    SWIN_TRY(check("normalise_heads", out, x, x->rows, x->cols));
+    SWIN_TRY(swin_check_cuda("normalise_heads", out, x, x->rows, x->cols));
     if (heads < 1 || x->cols % heads != 0)
         return swin_fail(SWIN_ERR_VALUE, "normalise_heads: %lld columns in %d heads", (long long)x->cols,
                          heads);
@@ -329,7 +328,7 @@ static swin_status cuda_normalise_heads(swin_dev *dev, swin_tensor *out, const s
 static swin_status cuda_fake_quant(swin_dev *dev, swin_tensor *x, float scale, int zero_point, int qmin,
                                    int qmax)
 {
-    SWIN_TRY(check("fake_quant", x, x, x->rows, x->cols));
+    SWIN_TRY(swin_check_cuda("fake_quant", x, x, x->rows, x->cols));
     if (!(scale > 0) || qmin >= qmax)
         return swin_fail(SWIN_ERR_VALUE, "fake_quant: scale %g, codes %d to %d", (double)scale, qmin, qmax);
     return swin_cuda_status(
@@ -338,62 +337,8 @@ static swin_status cuda_fake_quant(swin_dev *dev, swin_tensor *x, float scale, i
 
 static swin_status cuda_round_to(swin_dev *dev, swin_tensor *x, swin_dtype dtype)
 {
-    SWIN_TRY(check("round_to", x, x, x->rows, x->cols));
+    SWIN_TRY(swin_check_cuda("round_to", x, x, x->rows, x->cols));
     return swin_cuda_status(swin_round_to_launch(swin_cuda_of(dev)->stream, x, dtype), "round_to");
-}
-
-/* ---- observers ----------------------------------------------------------------------------------------------- */
-
-struct swin_observer {
-    swin_observer_state *state; /* device */
-};
-
-static void cuda_observer_free(swin_dev *dev, swin_observer *o)
-{
-    if (!o) return;
-    swin_free_cuda(dev, o->state);
-    free(o);
-}
-
-static swin_status cuda_observer_create(swin_dev *dev, swin_observer **out)
-{
-    *out = NULL;
-    swin_observer *o = calloc(1, sizeof *o);
-    if (!o) return swin_fail(SWIN_ERR_MEM, "no memory for an observer");
-    swin_status st = swin_alloc_cuda(dev, (void **)&o->state, sizeof *o->state);
-    if (st == SWIN_OK)
-        st = swin_cuda_status(swin_observer_reset_launch(swin_cuda_of(dev)->stream, o->state), "an observer");
-    if (st != SWIN_OK) {
-        cuda_observer_free(dev, o);
-        return st;
-    }
-    *out = o;
-    return SWIN_OK;
-}
-
-static swin_status cuda_observe(swin_dev *dev, swin_observer *o, const swin_tensor *x)
-{
-    swin_cuda *d = swin_cuda_of(dev);
-    SWIN_TRY(check("observe", x, x, x->rows, x->cols));
-    return swin_cuda_status(swin_observe_launch(d->stream, o->state, d->scratch, x, d->multiprocessors),
-                            "observe");
-}
-
-static swin_status cuda_observer_read(swin_dev *dev, const swin_observer *o, swin_observed *out)
-{
-    swin_observer_state *s = malloc(sizeof *s);
-    if (!s) return swin_fail(SWIN_ERR_MEM, "no memory to read an observer");
-    const swin_status st = swin_download_cuda(dev, s, o->state, sizeof *s);
-    if (st == SWIN_OK) {
-        const bool any = s->min <= s->max;
-        out->count = s->count, out->nonfinite = s->nonfinite;
-        out->min = any ? swin_observer_float(s->min) : 0;
-        out->max = any ? swin_observer_float(s->max) : 0;
-        out->bin_width = any ? s->width : SWIN_HIST_MIN_WIDTH;
-        for (int i = 0; i < SWIN_HIST_BINS; i++) out->hist[i] = s->hist[i];
-    }
-    free(s);
-    return st;
 }
 
 const swin_ops swin_ops_cuda = {
@@ -418,8 +363,8 @@ const swin_ops swin_ops_cuda = {
     .layernorm_merge = cuda_layernorm_merge,
     .linear = swin_linear_cuda,
     .linear_residual = swin_linear_residual_cuda,
-    .bias_act = cuda_bias_act,
-    .residual_add = cuda_residual_add,
+    .bias_act = swin_bias_act_cuda,
+    .residual_add = swin_residual_add_cuda,
     .attention = cuda_attention,
     .scores = cuda_scores,
     .softmax = cuda_softmax,
@@ -437,10 +382,12 @@ const swin_ops swin_ops_cuda = {
     .merge_s8 = swin_merge_s8_cuda,
     .fake_quant = cuda_fake_quant,
     .round_to = cuda_round_to,
-    .observer_create = cuda_observer_create,
-    .observer_free = cuda_observer_free,
-    .observe = cuda_observe,
-    .observer_read = cuda_observer_read,
+    .observer_create = swin_observer_create_cuda,
+    .observer_free = swin_observer_free_cuda,
+    .observe = swin_observe_cuda,
+    .observer_read = swin_observer_read_cuda,
+    .bias_act_observed = swin_bias_act_observed_cuda,
+    .residual_add_observed = swin_residual_add_observed_cuda,
     .native_half = true,
     .graph_begin = cuda_graph_begin,
     .graph_end = cuda_graph_end,

@@ -12,6 +12,8 @@ typedef struct walk {
     const swin_tap *tap;
     int batch, image, images; /* the chunk at hand: images [image, image + images) */
     int stage, block;
+    int last;          /* the blocks [block, last) of this stage are walked now */
+    bool *stream_seen; /* the observer that the residual stream meets next has already seen it */
 } walk;
 
 /* Profilers show what runs between open and close under this name. */
@@ -47,6 +49,23 @@ static swin_status touch(const walk *w, swin_site_kind kind, swin_tensor *x)
                                .images = w->images,
                                .batch = w->batch };
     return w->tap->at(w->tap->user, &p);
+}
+
+/* Whom to give this site's values where nothing else is to be done with them; NULL: touch it. */
+static swin_observer *watcher(const walk *w, swin_site_kind kind)
+{
+    const swin_site site = swin_site_make(w->stage, w->block, kind);
+    return !w->net->emulate && tap_wants(w->tap, site) && w->tap->observer
+               ? w->tap->observer(w->tap->user, site)
+               : NULL;
+}
+
+/* The residual stream, which the operator that made it may have shown already. */
+static swin_status touch_stream(const walk *w, swin_site_kind kind, swin_tensor *x)
+{
+    const bool seen = *w->stream_seen;
+    *w->stream_seen = false;
+    return seen ? SWIN_OK : touch(w, kind, x);
 }
 
 static swin_status rounded(const walk *w, swin_tensor *x)
@@ -107,6 +126,22 @@ static swin_status linear(const walk *w, swin_tensor *y, const swin_tensor *x, c
     return rounded(w, y);
 }
 
+/* linear, whose result is shown at `parts` (1 or 3) sites in equal column ranges; *shown: this has been done here. */
+static swin_status linear_shown(const walk *w, swin_tensor *y, const swin_tensor *x, const net_layer *layer,
+                                swin_act act, swin_site_kind aftergemm, const swin_site_kind *kinds,
+                                int parts, bool *shown)
+{
+    swin_observer *const before = layer->integer ? NULL : watcher(w, aftergemm), *after[3] = { NULL };
+    *shown = w->ops->bias_act_observed && before;
+    for (int i = 0; i < parts && *shown; i++) {
+        after[i] = watcher(w, kinds[i]);
+        *shown = after[i] != NULL;
+    }
+    if (!*shown) return linear(w, y, x, layer, act, aftergemm);
+    SWIN_TRY(w->ops->linear(w->dev, y, x, &layer->l, false, SWIN_ACT_NONE));
+    return w->ops->bias_act_observed(w->dev, y, layer->l.bias, act, before, after, parts);
+}
+
 /* The sites of a branch that ends in a residual add. */
 typedef struct branch_sites {
     swin_site_kind aftergemm, norm, residual, local;
@@ -117,11 +152,39 @@ static const branch_sites attention_sites = { SWIN_SITE_PROJ_AFTERGEMM, SWIN_SIT
                           mlp_sites = { SWIN_SITE_FC2_AFTERGEMM, SWIN_SITE_LAYERNORM_INPUT2,
                                         SWIN_SITE_ADD2_RESIDUAL, SWIN_SITE_ADD2_LOCAL };
 
+/* Who sees the residual stream after the branch at hand: what V1's next LayerNorm takes, if it is walked now. */
+static swin_observer *next_watcher(const walk *w, const branch_sites *sites)
+{
+    if (sites == &attention_sites) return watcher(w, SWIN_SITE_LAYERNORM_INPUT2);
+    walk next = *w;
+    next.block++;
+    return next.block < w->last ? watcher(&next, SWIN_SITE_LAYERNORM_INPUT1) : NULL;
+}
+
+/* x += y W^T + bias by operators that observe; *done false: they do not apply. */
+static swin_status observed_residual(const walk *w, swin_tensor *x, const swin_tensor *y,
+                                     const swin_linear *l, const swin_windows *g, const branch_sites *sites,
+                                     bool *done)
+{
+    swin_observer *const product = watcher(w, sites->aftergemm), *const local = watcher(w, sites->local);
+    *done = w->ops->residual_add_observed && product && local;
+    if (!*done) return SWIN_OK;
+    swin_observer *const sum = next_watcher(w, sites);
+    swin_tensor room = activation(w, w->net->narrow, x->rows, x->cols);
+    SWIN_TRY(w->ops->linear(w->dev, &room, y, l, false, SWIN_ACT_NONE));
+    SWIN_TRY(touch(w, sites->residual, x));
+    *w->stream_seen = sum != NULL;
+    return w->ops->residual_add_observed(w->dev, x, &room, l->bias, g, product, local, sum);
+}
+
 /* x += y W^T + bias. */
 static swin_status linear_residual(const walk *w, swin_tensor *x, const swin_tensor *y,
                                    const net_layer *layer, const swin_windows *g, const branch_sites *sites)
 {
     const swin_linear *l = &layer->l;
+    bool done = false;
+    if (!layer->integer) SWIN_TRY(observed_residual(w, x, y, l, g, sites, &done));
+    if (done) return SWIN_OK;
     if (layer->integer) {
         SWIN_TRY(w->ops->linear_s8_residual(w->dev, x, y, l, layer->after_scale, g));
     } else if (wants(w, sites->aftergemm) || wants(w, sites->residual) || wants(w, sites->local)) {
@@ -146,8 +209,9 @@ static swin_status linear_norm_residual(const walk *w, swin_tensor *x, const swi
 {
     void *room = y->data == w->net->narrow ? w->net->wide : w->net->narrow;
     swin_tensor sum = activation(w, room, x->rows, x->cols);
-    SWIN_TRY(linear(w, &sum, y, layer, SWIN_ACT_NONE, sites->aftergemm));
-    SWIN_TRY(touch(w, sites->norm, &sum));
+    bool shown;
+    SWIN_TRY(linear_shown(w, &sum, y, layer, SWIN_ACT_NONE, sites->aftergemm, &sites->norm, 1, &shown));
+    if (!shown) SWIN_TRY(touch(w, sites->norm, &sum));
     swin_tensor local = activation(w, w->net->normed, x->rows, x->cols);
     SWIN_TRY(w->ops->layernorm(w->dev, &local, &sum, n));
     SWIN_TRY(rounded(w, &local));
@@ -192,12 +256,13 @@ static swin_status normalise_operands(const walk *w, swin_tensor *qkv, const net
     return SWIN_OK;
 }
 
+/* shown: q, k and v as they are have been. */
 static swin_status attention_float(const walk *w, swin_tensor *out, swin_tensor *qkv, const net_block *b,
-                                   const swin_windows *g)
+                                   const swin_windows *g, bool shown)
 {
     const swin_attention *a = &b->attention;
     const int64_t c = out->cols;
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 3 && !shown; i++) {
         swin_tensor part = swin_columns(qkv, i * c, c);
         SWIN_TRY(touch(w, operand_kinds[i], &part));
     }
@@ -289,10 +354,12 @@ static swin_status attention(const walk *w, swin_tensor *out, const swin_tensor 
 {
     if (b->attention_integer) return attention_integer(w, out, x, b, g);
     swin_tensor qkv = activation(w, w->net->wide, x->rows, 3 * out->cols);
-    SWIN_TRY(linear(w, &qkv, x, &b->qkv, SWIN_ACT_NONE, SWIN_SITE_QKV_AFTERGEMM));
+    bool shown;
+    SWIN_TRY(
+        linear_shown(w, &qkv, x, &b->qkv, SWIN_ACT_NONE, SWIN_SITE_QKV_AFTERGEMM, operand_kinds, 3, &shown));
     swin_tensor real =
         activation(w, out->data, out->rows, out->cols); /* codes come after, where proj wants them */
-    SWIN_TRY(attention_float(w, &real, &qkv, b, g));
+    SWIN_TRY(attention_float(w, &real, &qkv, b, g, shown));
     *out = real;
     return SWIN_OK;
 }
@@ -348,7 +415,7 @@ static swin_status attention_half(const walk *w, const net_block *b, swin_tensor
         if (st != SWIN_ERR_UNSUPPORTED) return st;
     }
     swin_tensor a = layer_input(w, &b->qkv, w->net->normed, x->rows, x->cols);
-    if (!v2) SWIN_TRY(touch(w, SWIN_SITE_LAYERNORM_INPUT1, x));
+    if (!v2) SWIN_TRY(touch_stream(w, SWIN_SITE_LAYERNORM_INPUT1, x));
     SWIN_TRY(w->ops->layernorm_windows(w->dev, &a, x, norm_before(b, &b->norm1), g));
     SWIN_TRY(rounded(w, &a));
     SWIN_TRY(touch(w, SWIN_SITE_QKV_INPUT, &a));
@@ -391,16 +458,22 @@ static swin_status mlp_half(const walk *w, const net_block *b, swin_tensor *x)
     if (v2) {
         SWIN_TRY(stream_as_input(w, &a, x, &b->fc1));
     } else {
-        SWIN_TRY(touch(w, SWIN_SITE_LAYERNORM_INPUT2, x));
+        SWIN_TRY(touch_stream(w, SWIN_SITE_LAYERNORM_INPUT2, x));
         SWIN_TRY(w->ops->layernorm(w->dev, &a, x, &b->norm2));
         SWIN_TRY(rounded(w, &a));
     }
     SWIN_TRY(touch(w, SWIN_SITE_FC1_INPUT, &a));
     swin_tensor hidden = b->fc1.integer ? layer_input(w, &b->fc2, w->net->wide, x->rows, b->fc1.l.out)
                                         : activation(w, w->net->wide, x->rows, b->fc1.l.out);
-    SWIN_TRY(linear(w, &hidden, &a, &b->fc1, SWIN_ACT_GELU, SWIN_SITE_FC1_AFTERGEMM));
+    static const swin_site_kind hidden_kind[] = { SWIN_SITE_FC2_INPUT };
+    bool shown = false;
+    if (b->fc2.integer) /* which sees codes */
+        SWIN_TRY(linear(w, &hidden, &a, &b->fc1, SWIN_ACT_GELU, SWIN_SITE_FC1_AFTERGEMM));
+    else
+        SWIN_TRY(linear_shown(w, &hidden, &a, &b->fc1, SWIN_ACT_GELU, SWIN_SITE_FC1_AFTERGEMM, hidden_kind, 1,
+                              &shown));
     SWIN_TRY(as_input(w, &b->fc2, &hidden));
-    SWIN_TRY(touch(w, SWIN_SITE_FC2_INPUT, &hidden));
+    if (!shown) SWIN_TRY(touch(w, SWIN_SITE_FC2_INPUT, &hidden));
     return v2 ? linear_norm_residual(w, x, &hidden, &b->fc2, &b->norm2, NULL, &mlp_sites)
               : linear_residual(w, x, &hidden, &b->fc2, NULL, &mlp_sites);
 }
@@ -460,7 +533,8 @@ static swin_status run_chunk(walk *w, int stage, int first, int end)
                        .width = s->shape.resolution,
                        .window = s->shape.window };
     w->stage = stage;
-    for (w->block = first; w->block < end && w->block < s->shape.depth; w->block++) {
+    w->last = end < s->shape.depth ? end : s->shape.depth;
+    for (w->block = first; w->block < w->last; w->block++) {
         const net_block *b = &s->blocks[w->block];
         g.shift = b->shift;
         open_range(w, "attention half");
@@ -502,7 +576,14 @@ static swin_status classify(walk *w)
 swin_status net_walk_parts(swin_net *net, int first, int end, const float *images, int batch,
                            const swin_tap *tap)
 {
-    walk w = { .net = net, .ops = net->ops, .dev = net->dev, .tap = tap, .batch = batch, .images = batch };
+    bool seen = false;
+    walk w = { .net = net,
+               .ops = net->ops,
+               .dev = net->dev,
+               .tap = tap,
+               .batch = batch,
+               .images = batch,
+               .stream_seen = &seen };
     open_range(&w, "patch embedding");
     SWIN_TRY(close_range(&w, first == 0 ? embed(&w, images) : SWIN_OK));
     int at = 1; /* the part that a stage begins with */

@@ -3,6 +3,8 @@
  * Collecting statistics, fake quantization, forcing an input and dumping a layer are taps. The walk runs fused operators
  * where no site inside them is wanted and composes them from plain ones where one is; both give the same bits.
  *
+ * A tap that only observes says so (observer), and the walk may then take operators that observe what they compute.
+ *
  * In a network that runs on integers, the sites that such a layer hands on in codes are shown as S8 matrices, and the sites
  * inside its kernels (_aftergemm, softmax_input, matmul_a, add1_local, add2_local) are not shown.
  */
@@ -31,6 +33,9 @@ typedef struct swin_tap {
     /* Called on the caller's thread, in forward order. May change x's values in place. A status other than SWIN_OK ends
      * the forward and is returned. */
     swin_status (*at)(void *user, const swin_tap_point *p);
+    /* NULL function or result: `at` is called. Otherwise all that `at` would do at this site is to give x to this observer
+     * with ops->observe, once for each forward; the walk may do so itself, inside another operator. */
+    swin_observer *(*observer)(void *user, swin_site site);
 } swin_tap;
 
 #endif

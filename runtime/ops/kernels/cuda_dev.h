@@ -38,8 +38,8 @@ typedef struct swin_cuda {
     cudaEvent_t queued, arrived; /* the work before the last upload_beside; its copy */
     swin_cuda_stage stages[2];
     swin_cuda_later later[2];
-    swin_observer_scratch *scratch;
-    void *work; /* what the half blocks need between their kernels; grows */
+    swin_observer_scratch *scratch; /* SWIN_WATCHED of them, from the first observer on */
+    void *work;                     /* what the half blocks need between their kernels; grows */
     size_t work_bytes;
     void **retired; /* outgrown scratch */
     size_t nretired;
@@ -101,7 +101,24 @@ swin_status swin_mlp_half_s8_cuda(swin_dev *dev, swin_tensor *x, const swin_norm
 swin_status swin_merge_s8_cuda(swin_dev *dev, swin_tensor *out, const swin_tensor *x, const swin_norm *n,
                                const swin_layer_s8 *reduction, const swin_windows *g);
 
-/* ops_cuda.c: one part of attention, on tensor cores where they take it. */
+/* observe_cuda.c: the operators of those names in swin_ops. */
+#define SWIN_WATCHED 4 /* observers that one launch may serve */
+swin_status swin_observer_create_cuda(swin_dev *dev, swin_observer **o);
+void swin_observer_free_cuda(swin_dev *dev, swin_observer *o);
+swin_status swin_observe_cuda(swin_dev *dev, swin_observer *o, const swin_tensor *x);
+swin_status swin_observer_read_cuda(swin_dev *dev, const swin_observer *o, swin_observed *out);
+swin_status swin_bias_act_observed_cuda(swin_dev *dev, swin_tensor *y, const float *bias, swin_act act,
+                                        swin_observer *before, swin_observer *const after[3], int parts);
+swin_status swin_residual_add_observed_cuda(swin_dev *dev, swin_tensor *residual, swin_tensor *y,
+                                            const float *bias, const swin_windows *g, swin_observer *product,
+                                            swin_observer *local, swin_observer *sum);
+
+/* ops_cuda.c: what the operators on matrices check, those operators, and one part of attention, on tensor cores where they take it. */
+swin_status swin_check_cuda(const char *op, const swin_tensor *a, const swin_tensor *b, int64_t rows,
+                            int64_t cols);
+swin_status swin_bias_act_cuda(swin_dev *dev, swin_tensor *y, const float *bias, swin_act act);
+swin_status swin_residual_add_cuda(swin_dev *dev, swin_tensor *residual, const swin_tensor *y,
+                                   const swin_windows *g);
 swin_status swin_attention_run_cuda(swin_dev *dev, const swin_attention_args *args, swin_attention_part part);
 
 /* tune_cuda.c: choices of tiles. load takes what an earlier run found for this GPU, if anything; find returns -1 for a

@@ -111,27 +111,50 @@ cudaError_t swin_attention_f32_launch(cudaStream_t stream, const swin_attention_
 cudaError_t swin_attention_any_launch(cudaStream_t stream, const swin_attention_args *p,
                                       swin_attention_part part);
 
-/* ---- observe.cu -------------------------------------------------------------------------------------------- */
+/* ---- observe.cu, observe_fused.cu ---------------------------------------------------------------------------- */
 /* A running observation: swin_observed with integers for min and max, in device memory. */
 typedef struct swin_observer_state {
     unsigned long long count, nonfinite;
     unsigned int min, max; /* floats as integers that compare alike; min > max: nothing finite yet */
-    float width, before;   /* before: the width that the last launch's first pass counted with */
+    float width;           /* 0: nothing finite yet */
     unsigned long long hist[SWIN_HIST_BINS];
 } swin_observer_state;
+
+/* Values outside the histogram, by power of two from 2^-48 up: 2048 bins up from it and 2049 down, one width for both. */
+#define SWIN_FAR_OCTAVES 176
+#define SWIN_FAR_BINS    4104
 
 /* One tensor's share, kept by the device: zeroed once; every launch leaves it zeroed. */
 typedef struct swin_observer_scratch {
     unsigned int min_inverted, max; /* ~min, so that zero is the neutral element */
-    unsigned int ticket, again;     /* again: a value lay outside the histogram, the second pass must run */
+    unsigned int ticket;
     unsigned long long nonfinite;
+    unsigned int far[SWIN_FAR_OCTAVES * SWIN_FAR_BINS];
 } swin_observer_scratch;
 
-cudaError_t swin_observe_launch(cudaStream_t stream, swin_observer_state *o, swin_observer_scratch *scratch,
-                                const swin_tensor *x, int multiprocessors);
+/* An observation and the scratch that a launch may use for it: another one for each observation of the launch. */
+typedef struct swin_watch {
+    swin_observer_state *o; /* NULL: nobody watches */
+    swin_observer_scratch *scratch;
+} swin_watch;
+
 cudaError_t swin_observer_reset_launch(cudaStream_t stream, swin_observer_state *o);
+/* For the first tensor of an observation: a width that fits it, so that few values are far. Counts nothing. */
+cudaError_t swin_observe_range_launch(cudaStream_t stream, const swin_watch *w, const swin_tensor *x,
+                                      int multiprocessors);
+cudaError_t swin_observe_launch(cudaStream_t stream, const swin_watch *w, const swin_tensor *x,
+                                int multiprocessors);
 /* The float behind swin_observer_state's min and max. */
 float swin_observer_float(unsigned int ordered);
+
+/* swin_ops.bias_act_observed: 1 or 3 parts. */
+cudaError_t swin_bias_act_observed_launch(cudaStream_t stream, const swin_tensor *y, const float *bias,
+                                          swin_act act, const swin_watch *before, const swin_watch after[3],
+                                          int parts, int multiprocessors);
+/* swin_ops.residual_add_observed. */
+cudaError_t swin_residual_observed_launch(cudaStream_t stream, const swin_tensor *residual,
+                                          const swin_tensor *y, const float *bias, const swin_windows *g,
+                                          const swin_watch seen[3], int multiprocessors);
 
 #ifdef __cplusplus
 }

@@ -33,6 +33,17 @@ __device__ __forceinline__ void copy16(unsigned to, const void *from, bool ok)
 #endif
 }
 
+/* The same with 8 bytes. */
+__device__ __forceinline__ void copy8(unsigned to, const void *from, bool ok)
+{
+#if SWIN_HAVE_MMA
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;\n" ::"r"(to), "l"(from), "r"(ok ? 8 : 0));
+#else
+    const uint2 v = ok ? *(const uint2 *)from : make_uint2(0, 0);
+    asm volatile("st.shared.v2.u32 [%0], {%1, %2};\n" ::"r"(to), "r"(v.x), "r"(v.y));
+#endif
+}
+
 __device__ __forceinline__ void copy_commit()
 {
 #if SWIN_HAVE_MMA

@@ -1,0 +1,385 @@
+/* Window attention on codes, on tensor cores, for windows of 64, 144, 256 or 576 tokens and heads of up to 32
+ * channels.
+ *
+ * A block takes some rows of queries of one head and window position, and walks a run of images. The position
+ * bias and mask that all of them share lie in shared memory, in the order in which a warp's threads meet the
+ * scores (16 x 8 of them: 16 bytes a thread), so that the inner loops read them without conflicts and the
+ * natural layout is read once. A warp takes 16 query rows of one image. Up to 144 tokens, its scores stay in
+ * registers; above, they are made twice: once for the row's largest (and its sum, where the softmax is
+ * exact), once for the codes, which so come from the final largest and sum and not from running ones.
+ *
+ * Sums of codes come from the tensor cores too: a product with a column of ones. Tokens are summed in the
+ * order in which the first product leaves them in a thread, as in attention_s8.cu. Smaller heads are padded with
+ * zeros. */
+#include "runtime/ops/kernels/attention_s8.cuh"
+
+namespace
+{
+
+/* Window side, head size, tiles of 16 rows in a block, images at a time, buffers of them, blocks that a
+ * multiprocessor should hold. */
+template <int WINDOW, int HEAD, int TILES, int IMAGES, int BUFFERS, int FIT> struct shape {
+    static constexpr int W = WINDOW, D = HEAD, RT = TILES, G = IMAGES, BUF = BUFFERS, fit = FIT;
+    static constexpr int N = W * W, n8 = N / 8, n32 = (N + 31) / 32, slices = N / 16 / RT;
+    static constexpr int warps = RT * G, threads = 32 * warps, each = 32 * RT; /* threads of an image */
+    static constexpr bool once = N <= 144;
+    static constexpr int q = 16 * RT * 32, k = N * 32, v = n32 * 32 * 32; /* bytes */
+    static constexpr int image = q + k + v, bias = RT * n8 * 32 * 16;
+    static constexpr int shared = bias + G * BUF * image;
+    static_assert(N % 16 == 0 && N / 16 % RT == 0 && D <= 32 && D % 8 == 0, "whole tiles");
+};
+
+/* Codes of `rows` tokens from `first` on; T threads, of which this is number `thread`. */
+template <class S, int ROWS>
+__device__ __forceinline__ void load_rows(unsigned to, const swin_attention_s8_args &p, const swin_tensor &x,
+                                          const s8_place<S::W> &at, int first, int head, int thread)
+{
+    constexpr int PIECES = S::D == 32 ? 2 : 4;
+#pragma unroll
+    for (int i = thread; i < ROWS * PIECES; i += S::each) {
+        const int row = i / PIECES, piece = i % PIECES;
+        const int8_t *from = (const int8_t *)x.data + at.row(p, first + row) * x.ld + head * S::D;
+        if constexpr (S::D == 32) {
+            copy16(to + s8_half_at(row, piece), from + piece * 16, true);
+        } else { /* past the head: zeros */
+            const bool in = piece * 8 < S::D;
+            copy8(to + s8_half_at(row, piece / 2) + piece % 2 * 8, in ? from + piece * 8 : from, in);
+        }
+    }
+}
+
+template <class S>
+__device__ __forceinline__ void load_image(unsigned to, const swin_attention_s8_args &p, int64_t win,
+                                           int slice, int head, int thread)
+{
+    const s8_place<S::W> at(p, win);
+    load_rows<S, 16 * S::RT>(to, p, p.q, at, slice * 16 * S::RT, head, thread);
+    load_rows<S, S::N>(to + S::q, p, p.k, at, 0, head, thread);
+    load_rows<S, S::N>(to + S::q + S::k, p, p.v, at, 0, head, thread);
+}
+
+/* Position bias and mask of the block's rows, a tile of 16 x 8 in 32 pieces of 16 bytes. */
+template <class S>
+__device__ __forceinline__ void load_bias(float4 *to, const float *bias, const float *mask, int first_row)
+{
+    const int lane = threadIdx.x % 32;
+    for (int i = threadIdx.x / 32; i < S::RT * S::n8; i += S::warps) {
+        const int64_t at = (int64_t)(first_row + i / S::n8 * 16 + lane / 4) * S::N + i % S::n8 * 8 +
+                           lane % 4 * 2;
+        float2 a = make_float2(0, 0), b = a;
+        if (bias) a = __ldg((const float2 *)(bias + at)), b = __ldg((const float2 *)(bias + at + 8 * S::N));
+        if (mask) {
+            const float2 c = __ldg((const float2 *)(mask + at)),
+                         d = __ldg((const float2 *)(mask + at + 8 * S::N));
+            a.x += c.x, a.y += c.y, b.x += d.x, b.y += d.y;
+        }
+        to[i * 32 + lane] = make_float4(a.x * S8_LOG2E, a.y * S8_LOG2E, b.x * S8_LOG2E, b.y * S8_LOG2E);
+    }
+}
+
+/* What a warp knows while it works on one image: addresses in shared memory and the scores' factor. */
+struct rows_of {
+    unsigned q[4]; /* the queries, as the tensor cores' operand */
+    unsigned k, v;
+    const float4 *bias; /* of this thread: a tile's next is 32 further */
+    float alpha;
+};
+
+/* Scores of tiles j and j + 1 (8 keys each). Sums lie on top of S8_MAGIC's bits: any sum of 32 products fits. */
+__device__ __forceinline__ void score_two(float (&s)[2][4], const rows_of &r, int j)
+{
+    const int lane = threadIdx.x & 31;
+    int sum[2][4];
+    unsigned b[4];
+    ldmatrix4(b, r.k + s8_half_at(8 * j + (lane & 7) + (lane >> 4) * 8, (lane >> 3) & 1));
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+#pragma unroll
+        for (int e = 0; e < 4; e++) sum[i][e] = __float_as_int(S8_MAGIC);
+        mma_s8(sum[i], r.q, b[2 * i], b[2 * i + 1]);
+        const float4 bias = r.bias[(j + i) * 32];
+        s[i][0] = fmaf(__int_as_float(sum[i][0]) - S8_MAGIC, r.alpha, bias.x);
+        s[i][1] = fmaf(__int_as_float(sum[i][1]) - S8_MAGIC, r.alpha, bias.y);
+        s[i][2] = fmaf(__int_as_float(sum[i][2]) - S8_MAGIC, r.alpha, bias.z);
+        s[i][3] = fmaf(__int_as_float(sum[i][3]) - S8_MAGIC, r.alpha, bias.w);
+    }
+}
+
+/* Largest and, where the softmax is exact, sum of exp(score - largest) of a thread's two rows. */
+struct row_range {
+    float top[2], sum[2];
+};
+
+/* Scores of a tile to codes, on top of S8_MAGIC. factor: what exp is multiplied by. */
+__device__ __forceinline__ void make_codes(float (&s)[4], const row_range &r, const float (&factor)[2],
+                                           bool u8)
+{
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+        s[e] = fmaf(exp2_fast(s[e] - r.top[e / 2]), factor[e / 2], S8_MAGIC);
+        if (!u8) s[e] = fminf(s[e], S8_MAGIC + 127.f);
+    }
+}
+
+/* 16 rows of codes of 32 tokens (four tiles) times v. o[c][e] holds columns 16 c + 4 t + e + {0, 2}; sum the
+ * codes' sums. */
+__device__ __forceinline__ void weigh(int (&o)[2][2][4], int (&sum)[4], const unsigned (&a)[4], unsigned v,
+                                      int kk)
+{
+    const int lane = threadIdx.x & 31;
+#pragma unroll
+    for (int c = 0; c < 2; c++) {
+        unsigned r[4];
+        ldmatrix4_trans(r, v + s8_half_at(32 * kk + lane, c));
+        mma_u8s8(o[c][0], a, __byte_perm(r[0], r[1], 0x6420), __byte_perm(r[2], r[3], 0x6420));
+        mma_u8s8(o[c][1], a, __byte_perm(r[0], r[1], 0x7531), __byte_perm(r[2], r[3], 0x7531));
+    }
+    mma_u8s8(sum, a, 0x01010101u, 0x01010101u);
+}
+
+__device__ __forceinline__ void pack_codes(unsigned (&a)[4], const float (&s0)[4], const float (&s1)[4],
+                                           int at)
+{
+    a[at] = s8_pack(s0[0], s0[1], s1[0], s1[1]);
+    a[at + 1] = s8_pack(s0[2], s0[3], s1[2], s1[3]);
+}
+
+/* What exp(score - largest) is multiplied by to give codes. */
+__device__ __forceinline__ void factors_of(float (&factor)[2], const row_range &r,
+                                           const swin_attention_s8_args &p, bool u8)
+{
+    factor[0] = u8 ? 255.f : 1.f / (r.sum[0] * p.prob_scale);
+    factor[1] = u8 ? 255.f : 1.f / (r.sum[1] * p.prob_scale);
+}
+
+/* All scores of 16 rows at once. */
+template <class S>
+__device__ __forceinline__ void attend_once(int (&o)[2][2][4], int (&sum)[4], const rows_of &rows,
+                                            const swin_attention_s8_args &p, bool u8)
+{
+    float s[S::n8][4];
+    row_range r = { { -INFINITY, -INFINITY }, { 0, 0 } };
+#pragma unroll
+    for (int j = 0; j < S::n8; j += 2) {
+        float two[2][4];
+        score_two(two, rows, j);
+#pragma unroll
+        for (int i = 0; i < 2; i++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                s[j + i][e] = two[i][e];
+                r.top[e / 2] = fmaxf(r.top[e / 2], two[i][e]);
+            }
+    }
+    r.top[0] = s8_over_four(r.top[0], true), r.top[1] = s8_over_four(r.top[1], true);
+    if (!u8) { /* exp is made twice: where it is read, registers are dearer */
+#pragma unroll
+        for (int j = 0; j < S::n8; j++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) r.sum[e / 2] += exp2_fast(s[j][e] - r.top[e / 2]);
+        r.sum[0] = s8_over_four(r.sum[0], false), r.sum[1] = s8_over_four(r.sum[1], false);
+    }
+    float factor[2];
+    factors_of(factor, r, p, u8);
+#pragma unroll
+    for (int kk = 0; kk < S::n32; kk++) {
+        unsigned a[4] = { 0, 0, 0, 0 };
+#pragma unroll
+        for (int i = 0; i < 4; i += 2) {
+            constexpr int end = S::n8 - 2;
+            if (4 * kk + i > end) continue;
+            const int j = 4 * kk + i;
+            make_codes(s[j], r, factor, u8), make_codes(s[j + 1], r, factor, u8);
+            pack_codes(a, s[j], s[j + 1], i);
+        }
+        weigh(o, sum, a, rows.v, kk);
+    }
+}
+
+/* Scores made twice, 32 keys at a time. */
+template <class S>
+__device__ __forceinline__ void attend_twice(int (&o)[2][2][4], int (&sum)[4], const rows_of &rows,
+                                             const swin_attention_s8_args &p, bool u8)
+{
+    row_range r = { { -1e30f, -1e30f }, { 0, 0 } };
+#pragma unroll 2
+    for (int j = 0; j < S::n8; j += 4) {
+        float s[4][4];
+        score_two(*(float(*)[2][4]) & s[0], rows, j);
+        score_two(*(float(*)[2][4]) & s[2], rows, j + 2);
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            float top = r.top[h];
+#pragma unroll
+            for (int i = 0; i < 4; i++) top = fmaxf(top, fmaxf(s[i][2 * h], s[i][2 * h + 1]));
+            if (!u8) {
+                float more = 0;
+#pragma unroll
+                for (int i = 0; i < 4; i++)
+                    more += exp2_fast(s[i][2 * h] - top) + exp2_fast(s[i][2 * h + 1] - top);
+                r.sum[h] = fmaf(r.sum[h], exp2_fast(r.top[h] - top), more);
+            }
+            r.top[h] = top;
+        }
+    }
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        const float top = s8_over_four(r.top[h], true);
+        if (!u8) r.sum[h] = s8_over_four(r.sum[h] * exp2_fast(r.top[h] - top), false);
+        r.top[h] = top;
+    }
+    float factor[2];
+    factors_of(factor, r, p, u8);
+#pragma unroll 2
+    for (int kk = 0; kk < S::n32; kk++) {
+        unsigned a[4];
+#pragma unroll
+        for (int i = 0; i < 4; i += 2) {
+            float s[2][4];
+            score_two(s, rows, 4 * kk + i);
+            make_codes(s[0], r, factor, u8), make_codes(s[1], r, factor, u8);
+            pack_codes(a, s[0], s[1], i);
+        }
+        weigh(o, sum, a, rows.v, kk);
+    }
+}
+
+template <class S>
+__device__ __forceinline__ void store_rows(const int (&o)[2][2][4], const int (&sum)[4],
+                                           const swin_attention_s8_args &p, const swin_s8_rule &rule,
+                                           int64_t win, int head, int row, bool u8)
+{
+    const int lane = threadIdx.x & 31;
+    const s8_place<S::W> at(p, win);
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const float f = u8 ? p.v.scale / (float)sum[2 * half] : p.v.scale * p.prob_scale;
+        const int64_t to = at.row(p, row + lane / 4 + 8 * half) * p.out.ld + head * S::D;
+#pragma unroll
+        for (int c = 0; c < 2; c++) {
+            const int col = 16 * c + lane % 4 * 4;
+            if (S::D < 32 && col >= S::D) continue;
+            const float v[4] = { (float)o[c][0][2 * half] * f, (float)o[c][1][2 * half] * f,
+                                 (float)o[c][0][2 * half + 1] * f, (float)o[c][1][2 * half + 1] * f };
+            s8_store4(p.out, rule, to + col, v);
+        }
+    }
+}
+
+template <class S>
+__global__ void __launch_bounds__(S::threads, S::fit)
+    attention_s8_tiles(const __grid_constant__ swin_attention_s8_args p, const swin_s8_rule rule, int each)
+{
+    extern __shared__ __align__(128) char base[];
+    const int lane = threadIdx.x % 32, tile = threadIdx.x / 32 % S::RT, group = threadIdx.x / S::each;
+    const unsigned per_image = (unsigned)swin_windows_count(p.g), slice = blockIdx.x % S::slices;
+    const unsigned rest = blockIdx.x / S::slices, head = rest % p.a.heads, run = rest / p.a.heads;
+    const unsigned position = run % per_image;
+    const int first = (int)(run / per_image) * each, last = min(first + each, p.g.images);
+    const bool u8 = p.a.softmax == SWIN_SOFTMAX_U8;
+    const unsigned tiles = shared_address(base) + S::bias + group * S::BUF * S::image;
+    auto window = [&](int image) { return (int64_t)image * per_image + position; };
+    auto fetch = [&](int image, int turn) {
+        if (image < last)
+            load_image<S>(tiles + turn * S::image, p, window(image), slice, head, threadIdx.x % S::each);
+        copy_commit();
+    };
+    load_bias<S>((float4 *)base, p.a.bias ? p.a.bias + (int64_t)head * S::N * S::N : NULL,
+                 p.a.mask ? p.a.mask + (int64_t)position * S::N * S::N : NULL, slice * S::RT * 16);
+    chain_wait();
+    fetch(first + group, 0);
+    for (int image = first + group, turn = 0; image - group < last; image += S::G, turn ^= S::BUF - 1) {
+        if (S::BUF == 2) fetch(image + S::G, turn ^ 1);
+        copy_wait<S::BUF - 1>();
+        __syncthreads();
+        if (image < last) {
+            const unsigned at = tiles + turn * S::image;
+            rows_of rows = { .k = at + S::q,
+                             .v = at + S::q + S::k,
+                             .bias = (const float4 *)base + tile * S::n8 * 32 + lane,
+                             .alpha = p.a.scale * (p.q.scale * p.k.scale) * S8_LOG2E };
+            ldmatrix4(rows.q, at + s8_half_at(16 * tile + (lane & 15), lane >> 4));
+            int o[2][2][4] = {}, sum[4] = {};
+            if constexpr (S::once)
+                attend_once<S>(o, sum, rows, p, u8);
+            else
+                attend_twice<S>(o, sum, rows, p, u8);
+            store_rows<S>(o, sum, p, rule, window(image), head, (slice * S::RT + tile) * 16, u8);
+        }
+        __syncthreads(); /* these tiles are filled next */
+        if (S::BUF == 1 && image + S::G - group < last) fetch(image + S::G, 0);
+    }
+}
+
+/* Images of a block: rounds of blocks times a block's work, in which filling the bias is worth three images. */
+template <class S> int64_t share_of(int64_t images, int64_t one, int64_t most)
+{
+    int64_t best = images, least = INT64_MAX;
+    for (int64_t runs = 1; runs <= images && runs <= 256; runs++) {
+        const int64_t each = ((images + runs - 1) / runs + S::G - 1) / S::G * S::G;
+        const int64_t blocks = (images + each - 1) / each * one;
+        const int64_t cost = (blocks + most - 1) / most * (each + 3 * S::G);
+        if (cost < least) least = cost, best = each;
+    }
+    return best;
+}
+
+template <class S>
+cudaError_t launch(cudaStream_t stream, const swin_attention_s8_args *p, int multiprocessors)
+{
+    static bool ready;
+    const int64_t per_image = swin_windows_per_image(&p->g), images = p->g.images;
+    const int64_t most = (int64_t)multiprocessors * S::fit, one = per_image * p->a.heads * S::slices;
+    if (images * one == 0) return cudaSuccess;
+    if (!ready) {
+        const cudaError_t e = cudaFuncSetAttribute(attention_s8_tiles<S>,
+                                                   cudaFuncAttributeMaxDynamicSharedMemorySize, S::shared);
+        if (e != cudaSuccess) {
+            cudaGetLastError(); /* the next launch must not find it */
+            return cudaErrorNotSupported;
+        }
+        ready = true;
+    }
+    const int64_t each = share_of<S>(images, one, most);
+    const int64_t blocks = (images + each - 1) / each * one;
+    if (blocks > 0x7fffffff) return cudaErrorNotSupported;
+    swin_s8_rule rule = {};
+    if (p->out.dtype == SWIN_S8) rule = swin_s8_rule_of(&p->out);
+    return chain_launch(attention_s8_tiles<S>, (unsigned)blocks, S::threads, S::shared, stream, *p, rule,
+                        (int)each);
+}
+
+bool whole(const swin_tensor *t, int64_t piece)
+{
+    const int64_t unit = t->dtype == SWIN_S8 ? 1 : t->dtype == SWIN_F32 ? 4 : 2;
+    return t->ld * unit % piece == 0 && (uintptr_t)t->data % (uintptr_t)piece == 0;
+}
+
+template <int D> cudaError_t pick(cudaStream_t stream, const swin_attention_s8_args *p, int sms)
+{
+    switch (p->g.window) {
+    case 8:
+        return launch<shape<8, D, 4, 1, 2, 6>>(stream, p, sms);
+    case 12:
+        return launch<shape<12, D, 3, 1, 2, 4>>(stream, p, sms);
+    case 16:
+        return launch<shape<16, D, 4, 2, 1, 2>>(stream, p, sms);
+    case 24:
+        return launch<shape<24, D, 4, 2, 1, 1>>(stream, p, sms);
+    default:
+        return cudaErrorNotSupported;
+    }
+}
+
+} // namespace
+
+extern "C" cudaError_t swin_attention_s8_tiles_launch(cudaStream_t stream, const swin_attention_s8_args *p,
+                                                      int multiprocessors)
+{
+    const int d = p->a.head_size, piece = d == 32 ? 16 : 8;
+    if ((d != 32 && d != 24) || !whole(&p->q, piece) || !whole(&p->k, piece) || !whole(&p->v, piece) ||
+        !whole(&p->out, p->out.dtype == SWIN_S8 ? 4 : 16) || (uintptr_t)p->a.bias % 8 ||
+        (uintptr_t)p->a.mask % 8)
+        return cudaErrorNotSupported;
+    return d == 32 ? pick<32>(stream, p, multiprocessors) : pick<24>(stream, p, multiprocessors);
+}

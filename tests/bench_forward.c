@@ -1,10 +1,11 @@
 /* Time of the forward on the cpu backend, and where it goes: float32, with and without observers at every site, or int8=MODE
  * beside it.
  *
- *     bench_forward [model=tiny|small|base] [batch=8] [threads=2] [repeats=7] [int8=1|2|3] [profile=1] [clock=cpu]
+ *     bench_forward [model=tiny|small|base|large] [batch=8] [threads=2] [repeats=7] [int8=1|2|3] [profile=1] [clock=cpu]
+ *                   [resume=CHECKPOINT] [data=DATASET]
  *
- * Weights and images are random: times do not depend on them. With int8, float32 and the integer network run in turns, and
- * int8_speedup is the median of their ratios. Prints one figure a line, which tests/peers/ort_forward.py
+ * Weights and images are random unless named: only observing depends on them, a little. With int8, float32 and the integer
+ * network run in turns, and int8_speedup is the median of their ratios. Prints one figure a line, which tests/peers/ort_forward.py
  * reads: it runs this program and onnxruntime in turns.
  */
 #include <stdio.h>
@@ -12,13 +13,15 @@
 #include <string.h>
 
 #include "calib/stats.h"
+#include "data/loader.h"
 #include "quant/plan.h"
 #include "runtime/base/rng.h"
+#include "runtime/swin/checkpoint.h"
 #include "runtime/swin/net.h"
 #include "tests/support/bench.h"
 
 typedef struct options {
-    const char *model;
+    const char *model, *resume, *data; /* resume, data: NULL for random ones */
     int batch, threads, repeats, int8;
     bool profile;
 } options;
@@ -27,11 +30,39 @@ static swin_config config_named(const char *model)
 {
     swin_config c = swin_config_default();
     if (strcmp(model, "tiny") != 0) c.depths[2] = 18;
-    if (strcmp(model, "base") == 0) {
-        c.embed_dim = 128;
-        for (int i = 0; i < 4; i++) c.heads[i] = 4 << i;
-    }
+    const int unit = strcmp(model, "base") == 0 ? 4 : strcmp(model, "large") == 0 ? 6 : 3;
+    c.embed_dim = 32 * unit;
+    for (int i = 0; i < 4; i++) c.heads[i] = unit << i;
     return c;
+}
+
+static swin_status fill_images(float *images, size_t pixels, const swin_config *c, const options *o)
+{
+    swin_rng rng = { 1 };
+    for (size_t i = 0; i < pixels; i++) images[i] = (float)swin_rng_normal(&rng);
+    if (!o->data) return SWIN_OK;
+    swin_dataset *ds;
+    swin_loader *l = NULL;
+    swin_batch b;
+    SWIN_TRY(swin_dataset_open(&ds, o->data, "val"));
+    const swin_loader_opts opts = {
+        .count = (size_t)o->batch, .batch = o->batch, .workers = 1, .preprocess = { c->image_size, true }
+    };
+    swin_status st = swin_loader_open(&l, ds, &opts);
+    if (st == SWIN_OK) st = swin_loader_next(l, &b);
+    if (st == SWIN_OK) memcpy(images, b.pixels, pixels / (size_t)o->batch * (size_t)b.n * sizeof *images);
+    swin_loader_close(l);
+    swin_dataset_close(ds);
+    return st;
+}
+
+static swin_status fill_weights(swin_weights *w, swin_config *c, const char *resume)
+{
+    if (resume) return swin_weights_load(w, c, resume);
+    swin_rng rng = { 1 };
+    SWIN_TRY(swin_weights_create(w, c));
+    for (size_t i = 0; i < w->count; i++) w->block[i] = (float)(0.03 * swin_rng_normal(&rng));
+    return SWIN_OK;
 }
 
 /* Multiply-adds of one image. */
@@ -143,21 +174,19 @@ static swin_status create_integer(swin_net **net, swin_dev *dev, const swin_conf
 
 static swin_status run(const options *o)
 {
-    const swin_config c = config_named(o->model);
+    swin_config c = config_named(o->model);
     const size_t pixels = (size_t)o->batch * 3 * (size_t)c.image_size * (size_t)c.image_size;
     swin_weights w = { 0 };
     swin_dev *dev = NULL;
     swin_net *net = NULL, *integer = NULL;
     swin_stats *stats = NULL;
-    float *images = malloc(pixels * sizeof *images),
-          *logits = malloc((size_t)(o->batch * c.num_classes) * sizeof *logits);
-    swin_rng rng = { 1 };
-    swin_status st = images && logits ? SWIN_OK
-                                      : swin_fail(SWIN_ERR_MEM, "no memory for %d images", o->batch);
+    float *images = malloc(pixels * sizeof *images), *logits = NULL;
+    swin_status st = fill_weights(&w, &c, o->resume);
+    if (st == SWIN_OK) logits = malloc((size_t)(o->batch * c.num_classes) * sizeof *logits);
+    if (st == SWIN_OK)
+        st = images && logits ? SWIN_OK : swin_fail(SWIN_ERR_MEM, "no memory for %d images", o->batch);
     if (st != SWIN_OK) goto done;
-    for (size_t i = 0; i < pixels; i++) images[i] = (float)swin_rng_normal(&rng);
-    SWIN_TRY_GOTO(st, swin_weights_create(&w, &c), done);
-    for (size_t i = 0; i < w.count; i++) w.block[i] = (float)(0.03 * swin_rng_normal(&rng));
+    SWIN_TRY_GOTO(st, fill_images(images, pixels, &c, o), done);
     SWIN_TRY_GOTO(st, swin_dev_open(&dev, "cpu", &(swin_dev_opts){ .threads = o->threads }), done);
     if (o->profile) bench_profile_begin(dev);
     SWIN_TRY_GOTO(st, swin_net_create(&net, dev, &c, &w, &(swin_net_opts){ .dtype = SWIN_F32 }), done);
@@ -190,6 +219,10 @@ int main(int argc, char **argv)
     for (int i = 1; i < argc; i++) {
         if (strncmp(argv[i], "model=", 6) == 0)
             o.model = argv[i] + 6;
+        else if (strncmp(argv[i], "resume=", 7) == 0)
+            o.resume = argv[i] + 7;
+        else if (strncmp(argv[i], "data=", 5) == 0)
+            o.data = argv[i] + 5;
         else if (sscanf(argv[i], "batch=%d", &o.batch) != 1 &&
                  sscanf(argv[i], "threads=%d", &o.threads) != 1 && sscanf(argv[i], "int8=%d", &o.int8) != 1 &&
                  sscanf(argv[i], "repeats=%d", &o.repeats) != 1) {

@@ -125,10 +125,18 @@ static void test_compat_edges(void **state)
 
 /* ---- sites of a network ---------------------------------------------------------------------------------------- */
 
-static swin_stats *observe(swin_dev *dev, const swin_weights *w, const float *images, int count, int batch,
-                           swin_hist_kind kind)
+/* How sites come to be seen: by observers inside of operators, by the tap alone, or by turns. */
+typedef enum looking { FUSED, TAPPED, MIXED } looking;
+
+static swin_observer *every_other(void *user, swin_site site)
 {
-    const swin_config c = swin_tiny_config();
+    return swin_site_kind_of(site) % 2 ? swin_stats_tap(user).observer(user, site) : NULL;
+}
+
+static swin_stats *observe_net(swin_dev *dev, const swin_config *config, const swin_weights *w,
+                               const float *images, int count, int batch, swin_hist_kind kind, looking how)
+{
+    const swin_config c = *config;
     const swin_net_opts opts = { .dtype = SWIN_F32, .chunk = kind == SWIN_HIST_COMPAT ? batch : 0 };
     const size_t per_image = 3 * (size_t)c.image_size * (size_t)c.image_size;
     swin_net *net;
@@ -136,7 +144,8 @@ static swin_stats *observe(swin_dev *dev, const swin_weights *w, const float *im
     float logits[64];
     CHECK_OK(swin_net_create(&net, dev, &c, w, &opts));
     CHECK_OK(swin_stats_create(&s, dev, &c, kind));
-    const swin_tap tap = swin_stats_tap(s);
+    swin_tap tap = swin_stats_tap(s);
+    if (how != FUSED) tap.observer = how == MIXED ? every_other : NULL;
     for (int at = 0; at < count; at += batch) {
         const int n = count - at < batch ? count - at : batch;
         CHECK_OK(swin_net_forward(net, images + (size_t)at * per_image, n, logits, &tap));
@@ -146,13 +155,19 @@ static swin_stats *observe(swin_dev *dev, const swin_weights *w, const float *im
     return s;
 }
 
-static void check_equal(swin_stats *a, swin_stats *b, const char *what)
+static swin_stats *observe(swin_dev *dev, const swin_weights *w, const float *images, int count, int batch,
+                           swin_hist_kind kind)
 {
     const swin_config c = swin_tiny_config();
-    for (int i = 0; i < swin_site_count(&c); i++) {
+    return observe_net(dev, &c, w, images, count, batch, kind, FUSED);
+}
+
+static void check_equal_net(const swin_config *c, swin_stats *a, swin_stats *b, const char *what)
+{
+    for (int i = 0; i < swin_site_count(c); i++) {
         swin_site_stats x, y;
         char name[SWIN_SITE_NAME_MAX];
-        swin_site_name(swin_site_at(&c, i), name);
+        swin_site_name(swin_site_at(c, i), name);
         CHECK_OK(swin_stats_read(a, i, &x));
         CHECK_OK(swin_stats_read(b, i, &y));
         CHECK(x.count == y.count && x.min == y.min && x.max == y.max && x.bin_width == y.bin_width &&
@@ -163,6 +178,40 @@ static void check_equal(swin_stats *a, swin_stats *b, const char *what)
               name);
         free(x.hist);
         free(y.hist);
+    }
+}
+
+static void check_equal(swin_stats *a, swin_stats *b, const char *what)
+{
+    const swin_config c = swin_tiny_config();
+    check_equal_net(&c, a, b, what);
+}
+
+/* Operators that feed observers and a tap that looks at whole tensors see the same, in V1 and V2. */
+static void test_looking(void **state)
+{
+    (void)state;
+    enum { IMAGES = 3 };
+    for (int family = SWIN_V1; family <= SWIN_V2; family++) {
+        swin_config c = swin_tiny_config();
+        c.family = (swin_family)family;
+        c.embed_dim = 48, c.heads[0] = 2, c.heads[1] = 4;
+        const size_t n = (size_t)IMAGES * 3 * (size_t)c.image_size * (size_t)c.image_size;
+        float *images = malloc(n * sizeof *images);
+        swin_rng r = { 23 };
+        swin_weights w;
+        swin_fill_normal(&r, images, n, 1);
+        CHECK_OK(swin_tiny_weights_of(&w, &c, 5));
+        swin_dev *dev = open_cpu(2);
+        swin_stats *s[3];
+        for (int how = FUSED; how <= MIXED; how++)
+            s[how] = observe_net(dev, &c, &w, images, IMAGES, 2, SWIN_HIST_EXACT, (looking)how);
+        check_equal_net(&c, s[FUSED], s[TAPPED], family == SWIN_V1 ? "V1, tap" : "V2, tap");
+        check_equal_net(&c, s[MIXED], s[TAPPED], family == SWIN_V1 ? "V1, mixed" : "V2, mixed");
+        for (int how = FUSED; how <= MIXED; how++) swin_stats_free(s[how]);
+        swin_dev_close(dev);
+        swin_weights_free(&w);
+        free(images);
     }
 }
 
@@ -268,10 +317,8 @@ static void test_counts(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_compat),
-        cmocka_unit_test(test_compat_edges),
-        cmocka_unit_test(test_split),
-        cmocka_unit_test(test_counts),
+        cmocka_unit_test(test_compat), cmocka_unit_test(test_compat_edges), cmocka_unit_test(test_looking),
+        cmocka_unit_test(test_split),  cmocka_unit_test(test_counts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

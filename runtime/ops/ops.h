@@ -23,6 +23,7 @@
 
 #include "runtime/base/status.h"
 #include "runtime/base/tensor.h"
+#include "runtime/ops/observed.h"
 
 typedef struct swin_dev swin_dev;
 typedef struct swin_ops swin_ops;
@@ -105,25 +106,6 @@ typedef struct swin_patch_embed {
     const swin_linear *proj;       /* in = 3 P P in (channel, y, x) order, out = C */
     swin_norm norm;
 } swin_patch_embed;
-
-/* What an observer has seen of one site: reference/DESIGN rule 1. Bin i of the two-sided histogram counts x with
- * floor(x / bin_width) == i - SWIN_HIST_HALF. bin_width is the smallest power of two, not under SWIN_HIST_MIN_WIDTH, with
- * amax < bin_width * SWIN_HIST_HALF; when a larger value comes, it doubles and bins merge in pairs, exactly. So the result
- * depends on the values alone, not on their order or split. NaN and infinities are counted apart and enter nothing else. */
-#define SWIN_HIST_HALF      4096
-#define SWIN_HIST_BINS      (2 * SWIN_HIST_HALF)
-#define SWIN_HIST_MIN_WIDTH 0x1p-60f
-
-typedef struct swin_observed {
-    uint64_t count; /* finite and non-finite elements */
-    uint64_t nonfinite;
-    float min, max; /* of finite values; 0 when there were none */
-    float bin_width;
-    uint64_t hist[SWIN_HIST_BINS];
-} swin_observed;
-
-/* A running observation in the device's memory. */
-typedef struct swin_observer swin_observer;
 
 /* Queued work, recorded to be launched again as one. */
 typedef struct swin_graph swin_graph;
@@ -228,6 +210,16 @@ struct swin_ops {
     swin_status (*observe)(swin_dev *dev, swin_observer *o, const swin_tensor *x);
     /* What has been seen so far; waits for what was queued. */
     swin_status (*observer_read)(swin_dev *dev, const swin_observer *o, swin_observed *out);
+    /* Optional, all or none: linear (with its bias), linear_residual and attention that show what passes through them to
+     * observers, which may be NULL: equal bits, and equal to `observe` on the whole tensors. */
+    swin_status (*linear_seen)(swin_dev *dev, swin_tensor *y, const swin_tensor *x, const swin_linear *l,
+                               swin_act act, const swin_linear_seen *seen);
+    swin_status (*linear_residual_seen)(swin_dev *dev, swin_tensor *residual, const swin_tensor *x,
+                                        const swin_linear *l, const swin_windows *g,
+                                        const swin_linear_seen *seen);
+    swin_status (*attention_seen)(swin_dev *dev, swin_tensor *out, const swin_tensor *qkv,
+                                  const swin_attention *a, const swin_windows *g, swin_observer *scores,
+                                  swin_observer *probabilities);
 
     /* ---- integer network (NULL where a backend does not offer it) -------------------------------------------------- */
     /* An S8 matrix carries scale, zero_point, qmin and qmax; code = clamp(rint(x * (1 / scale)) + zero_point, qmin, qmax),
@@ -319,10 +311,5 @@ const swin_ops *const *swin_backends(void);
 /* Open the backend of that name; "auto" takes cuda when a GPU is usable, else cpu, and notes which. */
 swin_status swin_dev_open(swin_dev **dev, const char *backend, const swin_dev_opts *opts);
 void swin_dev_close(swin_dev *dev); /* NULL is fine */
-
-/* Fold src into dst, exactly as if dst had seen src's values too. */
-void swin_observed_merge(swin_observed *dst, const swin_observed *src);
-/* The smallest allowed bin width for values up to amax. */
-float swin_observed_width(float amax);
 
 #endif

@@ -58,7 +58,7 @@ static void cpu_close(swin_dev *dev)
     const int threads = d->host.pool && d->workers ? swin_pool_threads(d->host.pool) : 0;
     for (int i = 0; i < threads; i++) {
         free(d->workers[i].room);
-        free(d->workers[i].counts);
+        swin_cpu_watch_free(d->workers[i].watch);
     }
     free(d->workers);
     swin_pool_free(d->host.pool);
@@ -379,6 +379,9 @@ const swin_ops swin_ops_cpu = {
     .observer_create = swin_observer_create_cpu,
     .observer_free = swin_observer_free_cpu,
     .observe = swin_observe_cpu,
+    .linear_seen = swin_linear_seen_cpu,
+    .linear_residual_seen = swin_linear_residual_seen_cpu,
+    .attention_seen = swin_attention_seen_cpu,
     .observer_read = swin_observer_read_cpu,
     .quantize = quantize,
     .shrinks = true,

@@ -4,11 +4,12 @@
 
 #include "runtime/ops/host.h"
 #include "runtime/ops/ops_cpu_kernels.h"
+#include "runtime/ops/ops_cpu_watch.h"
 
 typedef struct swin_cpu_worker {
     float *room; /* owned scratch floats, grown by swin_cpu_room */
     size_t floats;
-    uint16_t *counts; /* owned: histogram counters, all zero between observations (ops_cpu_observe.c) */
+    swin_cpu_watch *watch; /* owned; NULL until something is observed */
 } swin_cpu_worker;
 
 typedef struct swin_cpu_dev {
@@ -32,11 +33,19 @@ swin_status swin_linear_run_cpu(swin_dev *dev, swin_tensor *y, const swin_tensor
                                 bool with_bias, swin_act act);
 swin_status swin_linear_residual_cpu(swin_dev *dev, swin_tensor *residual, const swin_tensor *x,
                                      const swin_linear *l, const swin_windows *g);
+swin_status swin_linear_seen_cpu(swin_dev *dev, swin_tensor *y, const swin_tensor *x, const swin_linear *l,
+                                 swin_act act, const swin_linear_seen *seen);
+swin_status swin_linear_residual_seen_cpu(swin_dev *dev, swin_tensor *residual, const swin_tensor *x,
+                                          const swin_linear *l, const swin_windows *g,
+                                          const swin_linear_seen *seen);
 swin_status swin_patch_embed_cpu(swin_dev *dev, swin_tensor *out, const float *images, int batch, int size,
                                  const swin_patch_embed *p);
 
 swin_status swin_attention_cpu(swin_dev *dev, swin_tensor *out, const swin_tensor *qkv,
                                const swin_attention *a, const swin_windows *g);
+swin_status swin_attention_seen_cpu(swin_dev *dev, swin_tensor *out, const swin_tensor *qkv,
+                                    const swin_attention *a, const swin_windows *g, swin_observer *scores,
+                                    swin_observer *probabilities);
 swin_status swin_scores_cpu(swin_dev *dev, swin_tensor *s, const swin_tensor *qkv, const swin_attention *a,
                             const swin_windows *g);
 swin_status swin_softmax_cpu(swin_dev *dev, swin_tensor *s, const swin_attention *a, const swin_windows *g);

@@ -10,6 +10,7 @@ typedef struct attention_job {
     const swin_attention *a;
     const swin_windows *g;
     int tokens, per_image;
+    bool watched; /* slot 0: scores, 1: probabilities */
 } attention_job;
 
 static swin_cpu_head head_of(const attention_job *j, int64_t matrix)
@@ -51,13 +52,16 @@ static swin_status attention_matrices(void *user, int64_t from, int64_t to, int 
     const attention_job *j = user;
     const swin_cpu_kernels *k = swin_cpu_kernels_of(j->dev);
     const size_t ld = ((size_t)j->tokens + 15) / 16 * 16, matrix = ld * (size_t)j->tokens;
+    swin_cpu_watch *w = j->watched ? swin_cpu_watch_of(j->dev, worker) : NULL;
     float *s = head_room(j, worker, matrix);
     if (!s) return SWIN_ERR_MEM;
     for (int64_t m = from; m < to; m++) {
         const swin_cpu_head h = head_of(j, m);
-        k->scores(s, (int64_t)ld, &h, s + matrix);
+        k->scores(s, (int64_t)ld, &h, s + matrix, w);
+        if (w) k->watch(w, &w->slots[0], s, (int64_t)ld, j->tokens, j->tokens);
         softmax_one(j, m, s, (int64_t)ld, s + matrix);
-        k->weighted_sum(out_of(j, m), j->out->ld, s, (int64_t)ld, &h, s + matrix);
+        if (w) k->watch(w, &w->slots[1], s, (int64_t)ld, j->tokens, j->tokens);
+        k->weighted_sum(out_of(j, m), j->out->ld, s, (int64_t)ld, &h, s + matrix, w);
     }
     return SWIN_OK;
 }
@@ -69,7 +73,7 @@ static swin_status scores_matrices(void *user, int64_t from, int64_t to, int wor
     if (!room) return SWIN_ERR_MEM;
     for (int64_t m = from; m < to; m++) {
         const swin_cpu_head h = head_of(j, m);
-        swin_cpu_kernels_of(j->dev)->scores(swin_row(j->s, m * j->tokens), j->s->ld, &h, room);
+        swin_cpu_kernels_of(j->dev)->scores(swin_row(j->s, m * j->tokens), j->s->ld, &h, room, NULL);
     }
     return SWIN_OK;
 }
@@ -91,7 +95,7 @@ static swin_status sum_matrices(void *user, int64_t from, int64_t to, int worker
     for (int64_t m = from; m < to; m++) {
         const swin_cpu_head h = head_of(j, m);
         swin_cpu_kernels_of(j->dev)->weighted_sum(out_of(j, m), j->out->ld, swin_row(j->s, m * j->tokens),
-                                                  j->s->ld, &h, room);
+                                                  j->s->ld, &h, room, NULL);
     }
     return SWIN_OK;
 }
@@ -110,6 +114,18 @@ swin_status swin_attention_cpu(swin_dev *dev, swin_tensor *out, const swin_tenso
 {
     SWIN_TRY(swin_check_attention("attention", a, g, out, qkv, NULL));
     return run(&(attention_job){ .dev = dev, .out = out, .qkv = qkv, .a = a, .g = g }, attention_matrices);
+}
+
+swin_status swin_attention_seen_cpu(swin_dev *dev, swin_tensor *out, const swin_tensor *qkv,
+                                    const swin_attention *a, const swin_windows *g, swin_observer *scores,
+                                    swin_observer *probabilities)
+{
+    SWIN_TRY(swin_check_attention("attention", a, g, out, qkv, NULL));
+    swin_observer *const slots[] = { scores, probabilities };
+    SWIN_TRY(swin_cpu_watch_begin(dev, slots, 2, 2));
+    attention_job j = { .dev = dev, .out = out, .qkv = qkv, .a = a, .g = g, .watched = true };
+    const swin_status st = run(&j, attention_matrices), end = swin_cpu_watch_end(dev);
+    return st == SWIN_OK ? end : st;
 }
 
 swin_status swin_scores_cpu(swin_dev *dev, swin_tensor *s, const swin_tensor *qkv, const swin_attention *a,

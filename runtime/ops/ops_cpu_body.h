@@ -177,107 +177,6 @@ static void round_to(float *x, int64_t n, swin_dtype dtype)
     }
 }
 
-/* floor(v / width) + HALF. Rounding v / width + HALF downwards keeps its integer part; without such an instruction,
- * truncate and correct where that went up (v / width may underflow to 0, so v itself is compared). */
-ALWAYS_INLINE vi bin_of(vf v, float width, float inverse)
-{
-#if VL == 16
-    (void)width;
-    return (vi)_mm512_cvttps_epi32(_mm512_fmadd_round_ps((__m512)v, _mm512_set1_ps(inverse),
-                                                         _mm512_set1_ps(SWIN_HIST_HALF),
-                                                         _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC));
-#else
-    const vi t = vf_to_int(v * inverse);
-    return (vi)((vu)t + (vu)(v < __builtin_convertvector(t, vf) * width) + SWIN_HIST_HALF);
-#endif
-}
-
-/* bin[i] for one group; false when a value is not within +-limit. */
-ALWAYS_INLINE bool group_bins(uint16_t *bin, const float *x, float width, float inverse, vf *lo, vf *hi)
-{
-    typedef uint16_t vh __attribute__((vector_size(2 * VL)));
-    vf least = *lo, most = *hi;
-#if VL == 16
-    __mmask16 outside = 0;
-#else
-    vi outside = { 0 };
-#endif
-    for (int c = 0; c < SWIN_CPU_GROUP; c += VL) {
-        const vf v = vf_load(x + c);
-        __builtin_prefetch(x + c + 1024); /* the hardware's prefetcher stops at page ends */
-        const vh h = __builtin_convertvector(bin_of(v, width, inverse), vh);
-        memcpy(bin + c, &h, sizeof h);
-#if VL == 16
-        outside |= _mm512_cmp_ps_mask((__m512)vf_abs(v), _mm512_set1_ps(width * SWIN_HIST_HALF), _CMP_NLT_UQ);
-#else
-        outside |= ~(vf_abs(v) < width * SWIN_HIST_HALF);
-#endif
-        least = vf_min(least, v);
-        most = vf_max(most, v);
-    }
-#if VL == 16
-    if (outside) return false;
-#else
-    for (int i = 0; i < VL; i++)
-        if (outside[i]) return false;
-#endif
-    *lo = least;
-    *hi = most;
-    return true;
-}
-
-ALWAYS_INLINE void count_group(uint16_t *counts, const uint16_t *bin)
-{
-    const volatile uint16_t *each =
-        bin; /* volatile: the compiler's idea of increments by vectors is far slower */
-#pragma GCC unroll 16
-    for (size_t t = 0; t < SWIN_CPU_GROUP; t += SWIN_CPU_TABLES) {
-#pragma GCC unroll 4
-        for (size_t k = 0; k < SWIN_CPU_TABLES; k++) counts[(size_t)each[t + k] * SWIN_CPU_TABLES + k]++;
-    }
-}
-
-/* The bins of a group are found while the group before is counted: a counter's address must be known early, or the
- * processor cannot tell whether the next counter is another one. */
-static int64_t count(uint16_t *counts, const float *x, int64_t ld, int64_t across, int64_t from, int64_t to,
-                     float width, float *min, float *max)
-{
-    const float inverse = 1.0f / width;
-    vf lo = vf_set(*min), hi = vf_set(*max);
-    uint16_t bin[2][SWIN_CPU_GROUP];
-    int64_t g = from, col = from % across;
-    x += from / across * ld + col * SWIN_CPU_GROUP;
-    bool fits = g < to && group_bins(bin[0], x, width, inverse, &lo, &hi);
-    for (int now = 0; fits; now ^= 1, g++) {
-        x += ++col < across ? SWIN_CPU_GROUP : ld - (across - 1) * SWIN_CPU_GROUP;
-        if (col == across) col = 0;
-        fits = g + 1 < to && group_bins(bin[now ^ 1], x, width, inverse, &lo, &hi);
-        count_group(counts, bin[now]);
-    }
-    *min = vf_least(lo);
-    *max = vf_most(hi);
-    return g;
-}
-
-/* A bin's four counters are one 64-bit word. Most stretches of bins are empty. */
-static void collect(uint64_t *hist, uint16_t *counts)
-{
-    enum { STRETCH = 32 };
-    const uint64_t half = 0x0000ffff0000ffffu;
-    for (int b = 0; b < SWIN_HIST_BINS; b += STRETCH) {
-        uint64_t word[STRETCH], any = 0;
-        memcpy(word, counts + (size_t)b * SWIN_CPU_TABLES, sizeof word);
-        for (int i = 0; i < STRETCH; i++) any |= word[i];
-        if (!any) continue;
-        for (int i = 0; i < STRETCH; i++) {
-            const uint64_t pairs = (word[i] & half) + (word[i] >> 16 & half);
-            hist[b + i] += (pairs & 0xffffffffu) + (pairs >> 32);
-        }
-        memset(counts + (size_t)b * SWIN_CPU_TABLES, 0, sizeof word);
-    }
-}
-_Static_assert(SWIN_CPU_TABLES == 4, "collect adds four 16-bit counters");
-
 const swin_cpu_kernels SWIN_CPU_TABLE = {
     .isa = SWIN_CPU_ISA,
     .tile_rows = ROWS,
@@ -300,6 +199,8 @@ const swin_cpu_kernels SWIN_CPU_TABLE = {
     .attention_s8 = attention_s8,
     .quantize = quantize,
     .dequantize = dequantize,
-    .count = count,
+    .watch = watch,
+    .drain = drain,
+    .most = most,
     .collect = collect,
 };

@@ -8,9 +8,7 @@
 #define SWIN_OPS_CPU_KERNELS_H
 
 #include "runtime/ops/ops.h"
-
-/* Neighbouring values often fall into one bin; several counters for each bin keep their increments apart. */
-enum { SWIN_CPU_TABLES = 4, SWIN_CPU_GROUP = 32 };
+#include "runtime/ops/ops_cpu_watch.h"
 
 /* y[row] = act(x[row] W^T + bias), or y[map row] += x[row] W^T + bias. */
 typedef struct swin_cpu_linear {
@@ -23,7 +21,11 @@ typedef struct swin_cpu_linear {
     swin_act act;
     bool residual;               /* add to y... */
     const swin_windows *windows; /* ...at the image-order row of x's window-order row; NULL: the same row */
+    int biased_parts;            /* of what SEEN_BIASED looks at */
 } swin_cpu_linear;
+
+/* What the slots of a watched `linear` look at: swin_linear_seen's fields. */
+enum { SWIN_CPU_SEEN_INPUT, SWIN_CPU_SEEN_PRODUCT, SWIN_CPU_SEEN_RESIDUAL, SWIN_CPU_SEEN_BIASED };
 
 /* One (window, head): q, k and v point at its first token's first channel, ld floats from token to token. */
 typedef struct swin_cpu_head {
@@ -59,19 +61,22 @@ typedef struct swin_cpu_head_s8 {
     int64_t row, col;
 } swin_cpu_head_s8;
 
-typedef struct swin_cpu_kernels {
+struct swin_cpu_kernels {
     const char *isa;
     int tile_rows, tile_cols;
     int task_rows; /* most rows of one `linear` call; a multiple of tile_rows */
 
-    void (*linear)(const swin_cpu_linear *j, int64_t from, int64_t to, int panel, int panel_end);
+    /* `watch`, here and below: count what is queued meanwhile (NULL: nothing is), and show its slots what passes through. */
+    void (*linear)(const swin_cpu_linear *j, int64_t from, int64_t to, int panel, int panel_end,
+                   swin_cpu_watch *watch);
 
-    /* s [N][ld_s] = raw scores; s = softmax over its rows' first N; out [N][ld_out] = s v. room: swin_cpu_head_room floats. */
-    void (*scores)(float *s, int64_t ld_s, const swin_cpu_head *h, float *room);
+    /* s [N][ld_s] = raw scores; s = softmax over its rows' first N; out [N][ld_out] = s v. room: swin_cpu_head_room floats.
+     * They show nothing. */
+    void (*scores)(float *s, int64_t ld_s, const swin_cpu_head *h, float *room, swin_cpu_watch *watch);
     void (*softmax)(float *s, int64_t ld_s, int tokens, const float *bias, const float *mask, float scale,
                     swin_softmax kind, float *room);
     void (*weighted_sum)(float *out, int64_t ld_out, const float *s, int64_t ld_s, const swin_cpu_head *h,
-                         float *room);
+                         float *room, swin_cpu_watch *watch);
 
     void (*norm)(float *out, const float *x, int64_t cols, const swin_norm *n); /* out may be x */
     /* out = x * scale / max(|x|, 1e-12); out may be x. */
@@ -95,15 +100,15 @@ typedef struct swin_cpu_kernels {
     void (*quantize)(int8_t *codes, const float *x, int64_t n, const swin_tensor *t);
     void (*dequantize)(float *x, const int8_t *codes, int64_t n, float scale); /* of zero point 0 */
 
-    /* Count the bins of x's groups into counts [SWIN_HIST_BINS][SWIN_CPU_TABLES] and stretch *min, *max. Group g is the
-     * g % across'th SWIN_CPU_GROUP values of row g / across, rows ld apart; groups [from, to) are counted up to the first
-     * that holds one with |x| >= width * SWIN_HIST_HALF, NaN and infinities included. Returns that group, or `to`. A group
-     * adds at most SWIN_CPU_GROUP / SWIN_CPU_TABLES to a counter. */
-    int64_t (*count)(uint16_t *counts, const float *x, int64_t ld, int64_t across, int64_t from, int64_t to,
-                     float width, float *min, float *max);
-    /* hist[b] += the sum of counts[b]'s counters, which become 0; bins of one `count`'s table. */
+    /* ---- observation (ops_cpu_watch.h) ---- */
+    /* Show a tally of w, whose observer may be NULL, rows x cols values. */
+    void (*watch)(swin_cpu_watch *w, swin_cpu_tally *t, const float *x, int64_t ld, int64_t rows,
+                  int64_t cols);
+    void (*drain)(swin_cpu_watch *w);    /* count all that is queued */
+    int (*most)(const uint16_t *counts); /* the greatest counter of one table */
+    /* hist[b] += one table's counter b, which becomes 0. */
     void (*collect)(uint64_t *hist, uint16_t *counts);
-} swin_cpu_kernels;
+};
 
 extern const swin_cpu_kernels swin_cpu_generic, swin_cpu_avx2, swin_cpu_avx512, swin_cpu_vnni;
 

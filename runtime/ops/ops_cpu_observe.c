@@ -1,7 +1,4 @@
-/* Observation on the cpu. Each worker counts into small tables of its own, at a bin width that only grows, and adds them to the observer under its
- * lock: when its share is done, when a counter could overflow, and before its width changes. Integer sums make the result
- * independent of who counted what.
- */
+/* Observation on the cpu: observers, what each thread has counted for them, and the plain operator (ops_cpu_watch.h). */
 #include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -9,8 +6,7 @@
 
 #include "runtime/ops/ops_cpu.h"
 
-/* FULL: as many groups can be counted before a 16-bit counter could overflow. */
-enum { TABLES = SWIN_CPU_TABLES, GROUP = SWIN_CPU_GROUP, FULL = 65535 / (GROUP / TABLES), PIECE = 1 << 16 };
+enum { FULL = 65535, PIECE = 1 << 16 };
 
 struct swin_observer {
     pthread_mutex_t lock;
@@ -35,15 +31,7 @@ void swin_observer_free_cpu(swin_dev *dev, swin_observer *o)
     free(o);
 }
 
-/* What one worker has counted since it last gave its counts away. */
-typedef struct tally {
-    const swin_cpu_kernels *k;
-    swin_observer *o;
-    uint16_t *counts; /* [BINS][TABLES] */
-    float width, min, max;
-    uint64_t finite, nonfinite;
-    int64_t groups; /* at most FULL */
-} tally;
+/* ---- one thread's tallies ------------------------------------------------------------------------------------------ */
 
 static void coarsen(swin_observed *s, float width)
 {
@@ -55,126 +43,187 @@ static void coarsen(swin_observed *s, float width)
     }
 }
 
-/* Add the counts to s, whose bins may be wider by `shift` halvings, and zero them. */
-static void give_counts(const swin_cpu_kernels *k, swin_observed *s, uint16_t *counts, int shift)
+/* Add the tally's tables to s, whose bins may be wider, and zero them. */
+static void give_counts(const swin_cpu_watch *w, const swin_cpu_tally *t, swin_observed *s)
 {
-    if (shift == 0) {
-        k->collect(s->hist, counts);
-        return;
-    }
-    uint64_t own[SWIN_HIST_BINS] = { 0 };
-    k->collect(own, counts);
+    uint64_t own[SWIN_HIST_BINS] = { 0 }, *hist = t->width == s->bin_width ? s->hist : own;
+    for (int i = 0; i < t->ways; i++)
+        w->k->collect(hist, w->counts + (size_t)(t->table + i) * SWIN_HIST_BINS);
+    if (hist != own) return;
+    int shift = 0;
+    for (float width = t->width; width < s->bin_width && shift < 14; width *= 2)
+        shift++; /* 13 leave -1 and 0 alone */
     for (int i = 0; i < SWIN_HIST_BINS; i++)
         s->hist[((i - SWIN_HIST_HALF) >> shift) + SWIN_HIST_HALF] += own[i];
 }
 
-static void give(tally *t)
+static void give_finite(const swin_cpu_watch *w, const swin_cpu_tally *t, swin_observed *s)
+{
+    float least = t->lo[0], most = t->hi[0];
+    for (int i = 1; i < SWIN_CPU_LANES; i++) {
+        least = t->lo[i] < least ? t->lo[i] : least;
+        most = t->hi[i] > most ? t->hi[i] : most;
+    }
+    const bool first = s->count == s->nonfinite;
+    if (first) s->bin_width = t->width;
+    coarsen(s, t->width);
+    give_counts(w, t, s);
+    s->min = first || least < s->min ? least : s->min;
+    s->max = first || most > s->max ? most : s->max;
+}
+
+static void give(swin_cpu_watch *w, swin_cpu_tally *t)
 {
     swin_observed *s = &t->o->seen;
     pthread_mutex_lock(&t->o->lock);
-    if (t->finite > 0) {
-        if (s->count == s->nonfinite) { /* the first values */
-            s->bin_width = t->width;
-            s->min = t->min;
-            s->max = t->max;
-        }
-        coarsen(s, t->width);
-        int shift = 0;
-        for (float w = t->width; w < s->bin_width && shift < 14; w *= 2)
-            shift++; /* 13 leave -1 and 0 alone */
-        give_counts(t->k, s, t->counts, shift);
-        s->min = t->min < s->min ? t->min : s->min;
-        s->max = t->max > s->max ? t->max : s->max;
-    }
+    if (t->finite > 0) give_finite(w, t, s);
     s->count += t->finite + t->nonfinite;
     s->nonfinite += t->nonfinite;
     pthread_mutex_unlock(&t->o->lock);
     t->finite = t->nonfinite = 0;
-    t->groups = 0;
+    t->room = FULL;
 }
 
-static void stretch(tally *t, float min, float max)
+void swin_cpu_tally_room(swin_cpu_watch *w, swin_cpu_tally *t)
 {
-    t->min = t->finite == 0 || min < t->min ? min : t->min;
-    t->max = t->finite == 0 || max > t->max ? max : t->max;
+    int most = 0;
+    w->k->drain(w);
+    for (int i = 0; i < t->ways; i++) {
+        const int of_table = w->k->most(w->counts + (size_t)(t->table + i) * SWIN_HIST_BINS);
+        most = of_table > most ? of_table : most;
+    }
+    t->room = FULL - most;
+    if (most > FULL / 2) give(w, t);
 }
 
-/* A group that does not fit, or is short: NaN and infinities are left out, the width grows to what remains. */
-static void tally_values(tally *t, const float *x, int64_t n)
+/* NaN and infinities are left out; the width grows to what remains. */
+void swin_cpu_tally_odd(swin_cpu_watch *w, swin_cpu_tally *t, const float *x, int64_t n)
 {
-    float kept[GROUP], amax = 0;
-    int64_t count = 0;
+    float amax = 0;
+    for (int64_t i = 0; i < n; i++)
+        if (isfinite(x[i])) amax = fmaxf(amax, fabsf(x[i]));
+    if (!(amax < t->width * SWIN_HIST_HALF)) {
+        w->k->drain(w);
+        give(w, t);
+        t->width = swin_observed_width(amax);
+    }
     for (int64_t i = 0; i < n; i++) {
-        if (!isfinite(x[i])) continue;
-        kept[count++] = x[i];
-        amax = fmaxf(amax, fabsf(x[i]));
-    }
-    t->nonfinite += (uint64_t)(n - count);
-    const bool wider = !(amax < t->width * SWIN_HIST_HALF);
-    if (t->groups == FULL || (wider && t->finite > 0)) give(t);
-    if (wider) t->width = swin_observed_width(amax);
-    for (int64_t i = 0; i < count; i++) {
-        const int bin = (int)floor(kept[i] / (double)t->width) + SWIN_HIST_HALF;
-        t->counts[bin * TABLES + i % TABLES]++;
-        stretch(t, kept[i], kept[i]);
+        if (!isfinite(x[i])) {
+            t->nonfinite++;
+            continue;
+        }
+        if (t->room == 0) swin_cpu_tally_room(w, t);
+        const int bin = (int)floor(x[i] / (double)t->width) + SWIN_HIST_HALF;
+        w->counts[(size_t)t->table * SWIN_HIST_BINS + (size_t)bin]++;
+        t->lo[0] = x[i] < t->lo[0] ? x[i] : t->lo[0];
+        t->hi[0] = x[i] > t->hi[0] ? x[i] : t->hi[0];
         t->finite++;
+        t->room--;
     }
-    t->groups++;
 }
 
-/* `rows` runs of n values, ld apart. */
-static void tally_rows(tally *t, const float *x, int64_t ld, int64_t n, int64_t rows)
+/* ---- one operator on all threads ----------------------------------------------------------------------------------- */
+
+static swin_cpu_watch **place_of(swin_dev *dev, int worker)
 {
-    const int64_t across = n / GROUP, all = across * rows;
-    for (int64_t g = 0; g < all;) {
-        if (t->groups == FULL) give(t);
-        const int64_t from = g, room = FULL - t->groups;
-        float min = INFINITY, max = -INFINITY;
-        g = t->k->count(t->counts, x, ld, across, from, all - from < room ? all : from + room, t->width, &min,
-                        &max);
-        if (g > from) stretch(t, min, max);
-        t->groups += g - from;
-        t->finite += (uint64_t)(g - from) * GROUP;
-        if (g < all && g - from < room) {
-            tally_values(t, x + g / across * ld + g % across * GROUP, GROUP);
-            g++;
+    return &((swin_cpu_dev *)dev)->workers[worker].watch;
+}
+
+swin_cpu_watch *swin_cpu_watch_of(swin_dev *dev, int worker)
+{
+    return *place_of(dev, worker);
+}
+
+void swin_cpu_watch_free(swin_cpu_watch *w)
+{
+    if (!w) return;
+    free(w->counts);
+    free(w);
+}
+
+static swin_status create(swin_dev *dev, swin_cpu_watch **out)
+{
+    const size_t counters = (size_t)SWIN_CPU_TABLES * SWIN_HIST_BINS, all = counters + SWIN_CPU_QUEUE;
+    swin_cpu_watch *w = calloc(1, sizeof *w);
+    if (w) w->counts = swin_host_memory(all, sizeof *w->counts);
+    if (!w || !w->counts) {
+        swin_cpu_watch_free(w);
+        return swin_fail(SWIN_ERR_MEM, "no memory for histograms");
+    }
+    memset(w->counts, 0, all * sizeof *w->counts);
+    w->queue = w->counts + counters;
+    w->k = swin_cpu_kernels_of(dev);
+    *out = w;
+    return SWIN_OK;
+}
+
+static void start_tally(swin_cpu_tally *t, swin_observer *o, int table, int ways)
+{
+    *t = (swin_cpu_tally){ .o = o, .table = table, .ways = ways, .room = FULL };
+    if (!o) return;
+    t->width = o->seen.bin_width;
+    for (int i = 0; i < SWIN_CPU_LANES; i++) {
+        t->lo[i] = INFINITY;
+        t->hi[i] = -INFINITY;
+    }
+    for (int i = 0; i < 2 * SWIN_CPU_LANES; i++)
+        t->offset[i] = (uint16_t)((table + i % ways) * SWIN_HIST_BINS);
+}
+
+swin_status swin_cpu_watch_begin(swin_dev *dev, swin_observer *const *observers, int n, int ways)
+{
+    int used = 0;
+    for (int i = 0; i < n; i++) used += observers[i] != NULL;
+    while (used * ways > SWIN_CPU_TABLES) ways /= 2;
+    for (int i = 0; i < swin_host_threads(dev); i++) {
+        swin_cpu_watch **w = place_of(dev, i);
+        if (!*w) SWIN_TRY(create(dev, w));
+        int table = 0;
+        for (int s = 0; s < SWIN_CPU_SLOTS; s++) {
+            swin_observer *o = s < n ? observers[s] : NULL;
+            start_tally(&(*w)->slots[s], o, table, ways);
+            if (o) table += ways;
         }
     }
-    for (int64_t r = 0; n % GROUP > 0 && r < rows; r++)
-        tally_values(t, x + r * ld + across * GROUP, n % GROUP);
+    return SWIN_OK;
 }
+
+/* One slot of every thread: an observer is given to by one thread at a time. */
+static swin_status give_slot(void *user, size_t slot, int worker)
+{
+    swin_dev *dev = user;
+    (void)worker;
+    for (int i = 0; i < swin_host_threads(dev); i++) {
+        swin_cpu_watch *w = swin_cpu_watch_of(dev, i);
+        swin_cpu_tally *t = &w->slots[slot];
+        if (t->o && t->finite + t->nonfinite > 0) give(w, t);
+    }
+    return SWIN_OK;
+}
+
+swin_status swin_cpu_watch_end(swin_dev *dev)
+{
+    for (int i = 0; i < swin_host_threads(dev); i++)
+        swin_cpu_kernels_of(dev)->drain(swin_cpu_watch_of(dev, i));
+    return swin_pool_run(swin_host_pool(dev), SWIN_CPU_SLOTS, give_slot, dev);
+}
+
+/* ---- the plain operator -------------------------------------------------------------------------------------------- */
 
 typedef struct observe_job {
     swin_dev *dev;
-    swin_observer *o;
     const swin_tensor *x;
-    float width;
 } observe_job;
-
-static uint16_t *worker_counts(swin_dev *dev, int worker)
-{
-    swin_cpu_worker *w = &((swin_cpu_dev *)dev)->workers[worker];
-    if (!w->counts) {
-        w->counts = swin_host_memory((size_t)SWIN_HIST_BINS * TABLES, sizeof *w->counts);
-        if (w->counts) memset(w->counts, 0, (size_t)SWIN_HIST_BINS * TABLES * sizeof *w->counts);
-    }
-    return w->counts;
-}
 
 static swin_status observe_rows(void *user, int64_t from, int64_t to, int worker)
 {
     const observe_job *j = user;
-    tally t = { .k = swin_cpu_kernels_of(j->dev),
-                .o = j->o,
-                .counts = worker_counts(j->dev, worker),
-                .width = j->width };
-    if (!t.counts) return swin_fail(SWIN_ERR_MEM, "observe: no memory");
-    const float *x = swin_row(j->x, from);
-    if (j->x->ld == j->x->cols) /* one long run */
-        tally_rows(&t, x, 0, (to - from) * j->x->cols, 1);
+    const swin_tensor *x = j->x;
+    swin_cpu_watch *w = swin_cpu_watch_of(j->dev, worker);
+    if (x->ld == x->cols) /* one long run */
+        w->k->watch(w, &w->slots[0], swin_row(x, from), 0, 1, (to - from) * x->cols);
     else
-        tally_rows(&t, x, j->x->ld, j->x->cols, to - from);
-    give(&t);
+        w->k->watch(w, &w->slots[0], swin_row(x, from), x->ld, to - from, x->cols);
     return SWIN_OK;
 }
 
@@ -182,11 +231,14 @@ swin_status swin_observe_cpu(swin_dev *dev, swin_observer *o, const swin_tensor 
 {
     SWIN_TRY(swin_check_matrix("observe", x, x->rows, x->cols));
     if (x->rows == 0 || x->cols == 0) return SWIN_OK;
-    observe_job j = { .dev = dev, .o = o, .x = x, .width = o->seen.bin_width };
-    /* A few pieces for each thread, so that all finish together, but each worth its visit to the observer. */
+    observe_job j = { .dev = dev, .x = x };
+    SWIN_TRY(swin_cpu_watch_begin(dev, &o, 1, 4));
+    /* A few pieces for each thread, so that all finish together. */
     const int64_t pieces = 4 * (int64_t)swin_host_threads(dev), least = PIECE / x->cols + 1;
     const int64_t step = (x->rows + pieces - 1) / pieces;
-    return swin_host_each(dev, x->rows, step > least ? step : least, observe_rows, &j);
+    const swin_status st = swin_host_each(dev, x->rows, step > least ? step : least, observe_rows, &j);
+    const swin_status end = swin_cpu_watch_end(dev);
+    return st == SWIN_OK ? end : st;
 }
 
 swin_status swin_observer_read_cpu(swin_dev *dev, const swin_observer *o, swin_observed *out)

@@ -60,6 +60,29 @@ static swin_observer *watcher(const walk *w, swin_site_kind kind)
                : NULL;
 }
 
+swin_observer *net_observer(const swin_net *net, const swin_tap *tap, swin_site s)
+{
+    const bool fused = net->ops->linear_seen && net->act == SWIN_F32 && !net->emulate;
+    return fused && tap && tap->observer && tap_wants(tap, s) ? tap->observer(tap->user, s) : NULL;
+}
+
+static swin_observer *fused_watcher(const walk *w, swin_site_kind kind)
+{
+    return net_observer(w->net, w->tap, swin_site_make(w->stage, w->block, kind));
+}
+
+/* The site is wanted, and nothing that a fused operator can do for it is enough. */
+static bool wants_composed(const walk *w, swin_site_kind kind)
+{
+    return wants(w, kind) && !fused_watcher(w, kind);
+}
+
+/* The input of a layer that may itself show it. */
+static swin_status touch_input(const walk *w, const net_layer *layer, swin_site_kind kind, swin_tensor *x)
+{
+    return layer->integer || wants_composed(w, kind) ? touch(w, kind, x) : SWIN_OK;
+}
+
 /* The residual stream, which the operator that made it may have shown already. */
 static swin_status touch_stream(const walk *w, swin_site_kind kind, swin_tensor *x)
 {
@@ -109,48 +132,117 @@ static swin_status as_input(const walk *w, const net_layer *l, swin_tensor *x)
     return SWIN_OK;
 }
 
-/* y = act(x W^T + bias); split before the bias where the tap watches there. */
-static swin_status linear(const walk *w, swin_tensor *y, const swin_tensor *x, const net_layer *layer,
-                          swin_act act, swin_site_kind aftergemm)
+/* The sites of a Linear layer: its input, its product, and `parts` (0, 1 or 3) equal column ranges of its output. */
+typedef struct linear_sites {
+    swin_site_kind input, aftergemm, output[3];
+    int parts;
+} linear_sites;
+
+static const linear_sites qkv_sites = { SWIN_SITE_QKV_INPUT,
+                                        SWIN_SITE_QKV_AFTERGEMM,
+                                        { SWIN_SITE_MATMUL_Q, SWIN_SITE_MATMUL_K, SWIN_SITE_MATMUL_V },
+                                        3 },
+                          fc1_sites = { SWIN_SITE_FC1_INPUT,
+                                        SWIN_SITE_FC1_AFTERGEMM,
+                                        { SWIN_SITE_FC2_INPUT },
+                                        1 },
+                          reduction_sites = { .input = SWIN_SITE_REDUCTION_INPUT,
+                                              .aftergemm = SWIN_SITE_REDUCTION_AFTERGEMM };
+
+/* What linear_seen is to show. An activation's output is left to the layer that takes it as its input. */
+static swin_linear_seen seen_inside(const walk *w, const linear_sites *s, swin_act act)
 {
-    const swin_linear *l = &layer->l;
-    if (layer->integer) {
-        SWIN_TRY(w->ops->linear_s8(w->dev, y, 1, x, l, layer->after_scale, act));
-    } else if (wants(w, aftergemm)) {
+    swin_linear_seen seen = { .input = fused_watcher(w, s->input),
+                              .product = fused_watcher(w, s->aftergemm),
+                              .parts = act == SWIN_ACT_NONE ? s->parts : 0 };
+    for (int i = 0; i < seen.parts; i++) seen.biased[i] = fused_watcher(w, s->output[i]);
+    return seen;
+}
+
+static bool sees(const swin_linear_seen *s)
+{
+    return s->input || s->product || s->biased[0] || s->biased[1] || s->biased[2] || s->residual;
+}
+
+/* linear, then an operator that observes what bias_act reads and writes; *done false: it does not apply. */
+static swin_status linear_observed(const walk *w, swin_tensor *y, const swin_tensor *x, const swin_linear *l,
+                                   swin_act act, const linear_sites *sites, bool *done)
+{
+    swin_observer *const before = watcher(w, sites->aftergemm), *after[3] = { NULL };
+    *done = w->ops->bias_act_observed && before && sites->parts > 0;
+    for (int i = 0; i < sites->parts && *done; i++) {
+        after[i] = watcher(w, sites->output[i]);
+        *done = after[i] != NULL;
+    }
+    if (!*done) return SWIN_OK;
+    SWIN_TRY(w->ops->linear(w->dev, y, x, l, false, SWIN_ACT_NONE));
+    return w->ops->bias_act_observed(w->dev, y, l->bias, act, before, after, sites->parts);
+}
+
+/* y = act(x W^T + bias) of a float layer; split before the bias where the tap watches there. */
+static swin_status linear_float(const walk *w, swin_tensor *y, swin_tensor *x, const swin_linear *l,
+                                swin_act act, const linear_sites *sites)
+{
+    swin_linear_seen seen = seen_inside(w, sites, act);
+    const int parts = seen.parts;
+    if (wants_composed(w, sites->aftergemm)) {
+        if (seen.input) SWIN_TRY(touch(w, sites->input, x));
+        seen = (swin_linear_seen){ 0 };
         SWIN_TRY(w->ops->linear(w->dev, y, x, l, false, SWIN_ACT_NONE));
-        SWIN_TRY(touch(w, aftergemm, y));
+        SWIN_TRY(touch(w, sites->aftergemm, y));
         if (l->bias || act != SWIN_ACT_NONE) SWIN_TRY(w->ops->bias_act(w->dev, y, l->bias, act));
+    } else if (sees(&seen)) {
+        SWIN_TRY(w->ops->linear_seen(w->dev, y, x, l, act, &seen));
     } else {
         SWIN_TRY(w->ops->linear(w->dev, y, x, l, true, act));
     }
-    return rounded(w, y);
-}
-
-/* linear, whose result is shown at `parts` (1 or 3) sites in equal column ranges; *shown: this has been done here. */
-static swin_status linear_shown(const walk *w, swin_tensor *y, const swin_tensor *x, const net_layer *layer,
-                                swin_act act, swin_site_kind aftergemm, const swin_site_kind *kinds,
-                                int parts, bool *shown)
-{
-    swin_observer *const before = layer->integer ? NULL : watcher(w, aftergemm), *after[3] = { NULL };
-    *shown = w->ops->bias_act_observed && before;
-    for (int i = 0; i < parts && *shown; i++) {
-        after[i] = watcher(w, kinds[i]);
-        *shown = after[i] != NULL;
+    SWIN_TRY(rounded(w, y));
+    for (int i = 0; i < parts; i++) {
+        swin_tensor part = swin_columns(y, i * (y->cols / parts), y->cols / parts);
+        if (!seen.biased[i]) SWIN_TRY(touch(w, sites->output[i], &part));
     }
-    if (!*shown) return linear(w, y, x, layer, act, aftergemm);
-    SWIN_TRY(w->ops->linear(w->dev, y, x, &layer->l, false, SWIN_ACT_NONE));
-    return w->ops->bias_act_observed(w->dev, y, layer->l.bias, act, before, after, parts);
+    return SWIN_OK;
 }
 
-/* The sites of a branch that ends in a residual add. */
+/* y = act(x W^T + bias). *shown: the sites of its output have been shown. */
+static swin_status linear(const walk *w, swin_tensor *y, swin_tensor *x, const net_layer *layer, swin_act act,
+                          const linear_sites *sites, bool *shown)
+{
+    *shown = false;
+    if (layer->integer) {
+        SWIN_TRY(w->ops->linear_s8(w->dev, y, 1, x, &layer->l, layer->after_scale, act));
+        return rounded(w, y);
+    }
+    SWIN_TRY(linear_observed(w, y, x, &layer->l, act, sites, shown));
+    if (*shown) return SWIN_OK;
+    *shown = act == SWIN_ACT_NONE;
+    return linear_float(w, y, x, &layer->l, act, sites);
+}
+
+/* The sites of a branch that ends in a residual add. norm: LayerNorm's input, in V1 the residual stream, in V2 the branch. */
 typedef struct branch_sites {
-    swin_site_kind aftergemm, norm, residual, local;
+    swin_site_kind input, aftergemm, norm, residual, local;
 } branch_sites;
 
-static const branch_sites attention_sites = { SWIN_SITE_PROJ_AFTERGEMM, SWIN_SITE_LAYERNORM_INPUT1,
-                                              SWIN_SITE_ADD1_RESIDUAL, SWIN_SITE_ADD1_LOCAL },
-                          mlp_sites = { SWIN_SITE_FC2_AFTERGEMM, SWIN_SITE_LAYERNORM_INPUT2,
-                                        SWIN_SITE_ADD2_RESIDUAL, SWIN_SITE_ADD2_LOCAL };
+static const branch_sites attention_sites = { SWIN_SITE_PROJ_INPUT, SWIN_SITE_PROJ_AFTERGEMM,
+                                              SWIN_SITE_LAYERNORM_INPUT1, SWIN_SITE_ADD1_RESIDUAL,
+                                              SWIN_SITE_ADD1_LOCAL },
+                          mlp_sites = { SWIN_SITE_FC2_INPUT, SWIN_SITE_FC2_AFTERGEMM,
+                                        SWIN_SITE_LAYERNORM_INPUT2, SWIN_SITE_ADD2_RESIDUAL,
+                                        SWIN_SITE_ADD2_LOCAL };
+
+/* V1: LayerNorm's input is the stream that the branch's last layer adds to, and that layer can show it. */
+static swin_observer *stream_watcher(const walk *w, const net_layer *last, const branch_sites *sites)
+{
+    return last->integer || wants(w, sites->residual) ? NULL : fused_watcher(w, sites->norm);
+}
+
+/* V1's LayerNorm input, unless it is shown before or after. */
+static swin_status touch_norm_input(const walk *w, const net_layer *last, const branch_sites *sites,
+                                    swin_tensor *x)
+{
+    return stream_watcher(w, last, sites) ? SWIN_OK : touch_stream(w, sites->norm, x);
+}
 
 /* Who sees the residual stream after the branch at hand: what V1's next LayerNorm takes, if it is walked now. */
 static swin_observer *next_watcher(const walk *w, const branch_sites *sites)
@@ -177,24 +269,41 @@ static swin_status observed_residual(const walk *w, swin_tensor *x, const swin_t
     return w->ops->residual_add_observed(w->dev, x, &room, l->bias, g, product, local, sum);
 }
 
-/* x += y W^T + bias. */
-static swin_status linear_residual(const walk *w, swin_tensor *x, const swin_tensor *y,
-                                   const net_layer *layer, const swin_windows *g, const branch_sites *sites)
+/* x += y W^T + bias in plain operators, for a tap that looks in between. */
+static swin_status residual_composed(const walk *w, swin_tensor *x, swin_tensor *y, const net_layer *layer,
+                                     const swin_windows *g, const branch_sites *sites)
 {
     const swin_linear *l = &layer->l;
+    swin_tensor sum = activation(w, w->net->narrow, x->rows, x->cols);
+    if (stream_watcher(w, layer, sites)) SWIN_TRY(touch(w, sites->norm, x));
+    if (fused_watcher(w, sites->input)) SWIN_TRY(touch(w, sites->input, y));
+    SWIN_TRY(w->ops->linear(w->dev, &sum, y, l, false, SWIN_ACT_NONE));
+    SWIN_TRY(touch(w, sites->aftergemm, &sum));
+    if (l->bias) SWIN_TRY(w->ops->bias_act(w->dev, &sum, l->bias, SWIN_ACT_NONE));
+    SWIN_TRY(touch(w, sites->residual, x));
+    SWIN_TRY(touch(w, sites->local, &sum));
+    return w->ops->residual_add(w->dev, x, &sum, g);
+}
+
+/* x += y W^T + bias. */
+static swin_status linear_residual(const walk *w, swin_tensor *x, swin_tensor *y, const net_layer *layer,
+                                   const swin_windows *g, const branch_sites *sites)
+{
+    const swin_linear *l = &layer->l;
+    const linear_sites inside = { sites->input, sites->aftergemm, { sites->local }, 1 };
+    swin_linear_seen seen = seen_inside(w, &inside, SWIN_ACT_NONE);
+    seen.residual = wants(w, sites->residual) ? fused_watcher(w, sites->residual)
+                                              : stream_watcher(w, layer, sites);
     bool done = false;
     if (!layer->integer) SWIN_TRY(observed_residual(w, x, y, l, g, sites, &done));
     if (done) return SWIN_OK;
     if (layer->integer) {
         SWIN_TRY(w->ops->linear_s8_residual(w->dev, x, y, l, layer->after_scale, g));
-    } else if (wants(w, sites->aftergemm) || wants(w, sites->residual) || wants(w, sites->local)) {
-        swin_tensor sum = activation(w, w->net->narrow, x->rows, x->cols);
-        SWIN_TRY(w->ops->linear(w->dev, &sum, y, l, false, SWIN_ACT_NONE));
-        SWIN_TRY(touch(w, sites->aftergemm, &sum));
-        if (l->bias) SWIN_TRY(w->ops->bias_act(w->dev, &sum, l->bias, SWIN_ACT_NONE));
-        SWIN_TRY(touch(w, sites->residual, x));
-        SWIN_TRY(touch(w, sites->local, &sum));
-        SWIN_TRY(w->ops->residual_add(w->dev, x, &sum, g));
+    } else if (wants_composed(w, sites->aftergemm) || wants_composed(w, sites->residual) ||
+               wants_composed(w, sites->local)) {
+        SWIN_TRY(residual_composed(w, x, y, layer, g, sites));
+    } else if (sees(&seen)) {
+        SWIN_TRY(w->ops->linear_residual_seen(w->dev, x, y, l, g, &seen));
     } else {
         SWIN_TRY(w->ops->linear_residual(w->dev, x, y, l, g));
     }
@@ -203,14 +312,14 @@ static swin_status linear_residual(const walk *w, swin_tensor *x, const swin_ten
 
 /* V2: x += LN(y W^T + bias). y is no longer needed once the product is made, and its memory (normed) takes LN's output;
  * where codes came through narrow, the product goes to wide. */
-static swin_status linear_norm_residual(const walk *w, swin_tensor *x, const swin_tensor *y,
-                                        const net_layer *layer, const swin_norm *n, const swin_windows *g,
-                                        const branch_sites *sites)
+static swin_status linear_norm_residual(const walk *w, swin_tensor *x, swin_tensor *y, const net_layer *layer,
+                                        const swin_norm *n, const swin_windows *g, const branch_sites *sites)
 {
     void *room = y->data == w->net->narrow ? w->net->wide : w->net->narrow;
     swin_tensor sum = activation(w, room, x->rows, x->cols);
     bool shown;
-    SWIN_TRY(linear_shown(w, &sum, y, layer, SWIN_ACT_NONE, sites->aftergemm, &sites->norm, 1, &shown));
+    const linear_sites inside = { sites->input, sites->aftergemm, { sites->norm }, 1 };
+    SWIN_TRY(linear(w, &sum, y, layer, SWIN_ACT_NONE, &inside, &shown));
     if (!shown) SWIN_TRY(touch(w, sites->norm, &sum));
     swin_tensor local = activation(w, w->net->normed, x->rows, x->cols);
     SWIN_TRY(w->ops->layernorm(w->dev, &local, &sum, n));
@@ -236,7 +345,8 @@ static swin_status attention_composed(const walk *w, swin_tensor *out, const swi
 
 static bool looks_inside_attention(const walk *w)
 {
-    return w->net->emulate || wants(w, SWIN_SITE_SOFTMAX_INPUT) || wants(w, SWIN_SITE_MATMUL_A);
+    return w->net->emulate || wants_composed(w, SWIN_SITE_SOFTMAX_INPUT) ||
+           wants_composed(w, SWIN_SITE_MATMUL_A);
 }
 
 static const swin_site_kind operand_kinds[] = { SWIN_SITE_MATMUL_Q, SWIN_SITE_MATMUL_K, SWIN_SITE_MATMUL_V };
@@ -261,6 +371,8 @@ static swin_status attention_float(const walk *w, swin_tensor *out, swin_tensor 
                                    const swin_windows *g, bool shown)
 {
     const swin_attention *a = &b->attention;
+    swin_observer *scores = fused_watcher(w, SWIN_SITE_SOFTMAX_INPUT),
+                  *probabilities = fused_watcher(w, SWIN_SITE_MATMUL_A);
     const int64_t c = out->cols;
     for (int i = 0; i < 3 && !shown; i++) {
         swin_tensor part = swin_columns(qkv, i * c, c);
@@ -269,6 +381,8 @@ static swin_status attention_float(const walk *w, swin_tensor *out, swin_tensor 
     if (b->head_scale) SWIN_TRY(normalise_operands(w, qkv, b));
     if (looks_inside_attention(w))
         SWIN_TRY(attention_composed(w, out, qkv, a, g));
+    else if (scores || probabilities)
+        SWIN_TRY(w->ops->attention_seen(w->dev, out, qkv, a, g, scores, probabilities));
     else
         SWIN_TRY(w->ops->attention(w->dev, out, qkv, a, g));
     return rounded(w, out);
@@ -300,12 +414,13 @@ static swin_status integer_operands(const walk *w, swin_tensor parts[3], const s
 }
 
 /* The same of a float one. */
-static swin_status quantized_operands(const walk *w, swin_tensor parts[3], const swin_tensor *x,
-                                      const net_block *b)
+static swin_status quantized_operands(const walk *w, swin_tensor parts[3], swin_tensor *x, const net_block *b)
 {
+    const linear_sites sites = { .input = qkv_sites.input, .aftergemm = qkv_sites.aftergemm };
     const int64_t c = b->qkv.l.in;
+    bool shown;
     swin_tensor qkv = activation(w, w->net->wide, x->rows, 3 * c);
-    SWIN_TRY(linear(w, &qkv, x, &b->qkv, SWIN_ACT_NONE, SWIN_SITE_QKV_AFTERGEMM));
+    SWIN_TRY(linear(w, &qkv, x, &b->qkv, SWIN_ACT_NONE, &sites, &shown));
     for (int i = 0; i < 3; i++) {
         const swin_tensor part = swin_columns(&qkv, i * c, c);
         const bool raw = b->head_scale && i < 2;
@@ -319,8 +434,8 @@ static swin_status quantized_operands(const walk *w, swin_tensor parts[3], const
 }
 
 /* The qkv layer and attention on its codes. */
-static swin_status attention_integer(const walk *w, swin_tensor *out, const swin_tensor *x,
-                                     const net_block *b, const swin_windows *g)
+static swin_status attention_integer(const walk *w, swin_tensor *out, swin_tensor *x, const net_block *b,
+                                     const swin_windows *g)
 {
     const int64_t c = b->qkv.l.in;
     swin_tensor parts[3];
@@ -349,14 +464,13 @@ static bool unwatched(const walk *w, swin_site_kind first, swin_site_kind last)
 }
 
 /* out = attention(qkv(x)), x in window order; out may share x's memory. */
-static swin_status attention(const walk *w, swin_tensor *out, const swin_tensor *x, const net_block *b,
+static swin_status attention(const walk *w, swin_tensor *out, swin_tensor *x, const net_block *b,
                              const swin_windows *g)
 {
     if (b->attention_integer) return attention_integer(w, out, x, b, g);
     swin_tensor qkv = activation(w, w->net->wide, x->rows, 3 * out->cols);
     bool shown;
-    SWIN_TRY(
-        linear_shown(w, &qkv, x, &b->qkv, SWIN_ACT_NONE, SWIN_SITE_QKV_AFTERGEMM, operand_kinds, 3, &shown));
+    SWIN_TRY(linear(w, &qkv, x, &b->qkv, SWIN_ACT_NONE, &qkv_sites, &shown));
     swin_tensor real =
         activation(w, out->data, out->rows, out->cols); /* codes come after, where proj wants them */
     SWIN_TRY(attention_float(w, &real, &qkv, b, g, shown));
@@ -415,14 +529,14 @@ static swin_status attention_half(const walk *w, const net_block *b, swin_tensor
         if (st != SWIN_ERR_UNSUPPORTED) return st;
     }
     swin_tensor a = layer_input(w, &b->qkv, w->net->normed, x->rows, x->cols);
-    if (!v2) SWIN_TRY(touch_stream(w, SWIN_SITE_LAYERNORM_INPUT1, x));
+    if (!v2) SWIN_TRY(touch_norm_input(w, &b->proj, &attention_sites, x));
     SWIN_TRY(w->ops->layernorm_windows(w->dev, &a, x, norm_before(b, &b->norm1), g));
     SWIN_TRY(rounded(w, &a));
-    SWIN_TRY(touch(w, SWIN_SITE_QKV_INPUT, &a));
+    SWIN_TRY(touch_input(w, &b->qkv, SWIN_SITE_QKV_INPUT, &a));
     swin_tensor mixed = layer_input(w, &b->proj, w->net->normed, x->rows, x->cols);
     SWIN_TRY(attention(w, &mixed, &a, b, g));
     SWIN_TRY(as_input(w, &b->proj, &mixed));
-    SWIN_TRY(touch(w, SWIN_SITE_PROJ_INPUT, &mixed));
+    SWIN_TRY(touch_input(w, &b->proj, SWIN_SITE_PROJ_INPUT, &mixed));
     return v2 ? linear_norm_residual(w, x, &mixed, &b->proj, &b->norm1, g, &attention_sites)
               : linear_residual(w, x, &mixed, &b->proj, g, &attention_sites);
 }
@@ -432,7 +546,7 @@ static swin_status stream_as_input(const walk *w, swin_tensor *a, const swin_ten
                                    const net_layer *layer)
 {
     if (layer->integer) return w->ops->quantize(w->dev, a, x);
-    if (!wants(w, SWIN_SITE_FC1_INPUT)) {
+    if (!wants_composed(w, SWIN_SITE_FC1_INPUT)) {
         *a = *x;
         return SWIN_OK;
     }
@@ -458,22 +572,19 @@ static swin_status mlp_half(const walk *w, const net_block *b, swin_tensor *x)
     if (v2) {
         SWIN_TRY(stream_as_input(w, &a, x, &b->fc1));
     } else {
-        SWIN_TRY(touch_stream(w, SWIN_SITE_LAYERNORM_INPUT2, x));
+        SWIN_TRY(touch_norm_input(w, &b->fc2, &mlp_sites, x));
         SWIN_TRY(w->ops->layernorm(w->dev, &a, x, &b->norm2));
         SWIN_TRY(rounded(w, &a));
     }
-    SWIN_TRY(touch(w, SWIN_SITE_FC1_INPUT, &a));
+    SWIN_TRY(touch_input(w, &b->fc1, SWIN_SITE_FC1_INPUT, &a));
     swin_tensor hidden = b->fc1.integer ? layer_input(w, &b->fc2, w->net->wide, x->rows, b->fc1.l.out)
                                         : activation(w, w->net->wide, x->rows, b->fc1.l.out);
-    static const swin_site_kind hidden_kind[] = { SWIN_SITE_FC2_INPUT };
-    bool shown = false;
-    if (b->fc2.integer) /* which sees codes */
-        SWIN_TRY(linear(w, &hidden, &a, &b->fc1, SWIN_ACT_GELU, SWIN_SITE_FC1_AFTERGEMM));
-    else
-        SWIN_TRY(linear_shown(w, &hidden, &a, &b->fc1, SWIN_ACT_GELU, SWIN_SITE_FC1_AFTERGEMM, hidden_kind, 1,
-                              &shown));
+    linear_sites sites = fc1_sites;
+    bool shown;
+    if (b->fc2.integer) sites.parts = 0; /* it sees codes */
+    SWIN_TRY(linear(w, &hidden, &a, &b->fc1, SWIN_ACT_GELU, &sites, &shown));
     SWIN_TRY(as_input(w, &b->fc2, &hidden));
-    if (!shown) SWIN_TRY(touch(w, SWIN_SITE_FC2_INPUT, &hidden));
+    if (!shown) SWIN_TRY(touch_input(w, &b->fc2, SWIN_SITE_FC2_INPUT, &hidden));
     return v2 ? linear_norm_residual(w, x, &hidden, &b->fc2, &b->norm2, NULL, &mlp_sites)
               : linear_residual(w, x, &hidden, &b->fc2, NULL, &mlp_sites);
 }
@@ -497,9 +608,10 @@ static swin_status merge(const walk *w, const net_stage *s, swin_tensor *out, co
     swin_tensor a = layer_input(w, &s->reduction, w->net->normed, x->rows / 4, 4 * x->cols);
     SWIN_TRY(w->ops->layernorm_merge(w->dev, &a, x, v2 ? NULL : &s->merge_norm, g));
     SWIN_TRY(rounded(w, &a));
-    SWIN_TRY(touch(w, SWIN_SITE_REDUCTION_INPUT, &a));
+    SWIN_TRY(touch_input(w, &s->reduction, SWIN_SITE_REDUCTION_INPUT, &a));
     swin_tensor sum = v2 ? activation(w, w->net->narrow, out->rows, out->cols) : *out;
-    SWIN_TRY(linear(w, &sum, &a, &s->reduction, SWIN_ACT_NONE, SWIN_SITE_REDUCTION_AFTERGEMM));
+    bool shown;
+    SWIN_TRY(linear(w, &sum, &a, &s->reduction, SWIN_ACT_NONE, &reduction_sites, &shown));
     if (v2) {
         SWIN_TRY(w->ops->layernorm(w->dev, out, &sum, &s->merge_norm));
         SWIN_TRY(rounded(w, out));
@@ -614,8 +726,9 @@ bool net_needs_scores(const swin_net *net, const swin_tap *tap)
     if (net->emulate) return true;
     for (int s = 0; s < net->config.num_stages; s++)
         for (int b = 0; b < net->config.depths[s]; b++)
-            if (tap_wants(tap, swin_site_make(s, b, SWIN_SITE_SOFTMAX_INPUT)) ||
-                tap_wants(tap, swin_site_make(s, b, SWIN_SITE_MATMUL_A)))
-                return true;
+            for (int i = 0; i < 2; i++) {
+                const swin_site site = swin_site_make(s, b, i ? SWIN_SITE_MATMUL_A : SWIN_SITE_SOFTMAX_INPUT);
+                if (tap_wants(tap, site) && !net_observer(net, tap, site)) return true;
+            }
     return false;
 }

@@ -112,6 +112,9 @@ swin_status net_run(swin_net *net, const float *images, int batch, const swin_ta
 /* Forget the recorded passes: their buffers are about to go. */
 void net_drop_replays(swin_net *net);
 
+/* The observer that a fused operator shows this site to; NULL: none, the tap is called instead if it wants the site. */
+swin_observer *net_observer(const swin_net *net, const swin_tap *tap, swin_site s);
+
 /* Whether the walk composes attention from scores, softmax and weighted sum for this tap. */
 bool net_needs_scores(const swin_net *net, const swin_tap *tap);
 

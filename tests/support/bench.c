@@ -150,6 +150,27 @@ static swin_status t_attention(swin_dev *d, swin_tensor *o, const swin_tensor *q
     const double start = bench_now();
     return add_time(ATTENTION, start, real->attention(d, o, q, a, g));
 }
+static swin_status t_linear_seen(swin_dev *d, swin_tensor *y, const swin_tensor *x, const swin_linear *l,
+                                 swin_act a, const swin_linear_seen *s)
+{
+    flops[LINEAR] += 2.0 * (double)x->rows * l->in * l->out;
+    const double start = bench_now();
+    return add_time(LINEAR, start, real->linear_seen(d, y, x, l, a, s));
+}
+static swin_status t_residual_seen(swin_dev *d, swin_tensor *y, const swin_tensor *x, const swin_linear *l,
+                                   const swin_windows *g, const swin_linear_seen *s)
+{
+    flops[LINEAR_RESIDUAL] += 2.0 * (double)x->rows * l->in * l->out;
+    const double start = bench_now();
+    return add_time(LINEAR_RESIDUAL, start, real->linear_residual_seen(d, y, x, l, g, s));
+}
+static swin_status t_attention_seen(swin_dev *d, swin_tensor *o, const swin_tensor *q,
+                                    const swin_attention *a, const swin_windows *g, swin_observer *s,
+                                    swin_observer *p)
+{
+    const double start = bench_now();
+    return add_time(ATTENTION, start, real->attention_seen(d, o, q, a, g, s, p));
+}
 static swin_status t_scores(swin_dev *d, swin_tensor *s, const swin_tensor *q, const swin_attention *a,
                             const swin_windows *g)
 {
@@ -239,6 +260,10 @@ void bench_profile_begin(swin_dev *dev)
     real = dev->ops;
     timing = *real;
     timing.linear = t_linear, timing.linear_residual = t_residual, timing.attention = t_attention;
+    if (real->linear_seen) {
+        timing.linear_seen = t_linear_seen, timing.linear_residual_seen = t_residual_seen;
+        timing.attention_seen = t_attention_seen;
+    }
     timing.scores = t_scores, timing.softmax = t_softmax, timing.weighted_sum = t_weighted;
     timing.layernorm = t_norm, timing.layernorm_windows = t_windows, timing.layernorm_merge = t_merge;
     timing.bias_act = t_bias, timing.residual_add = t_add, timing.observe = t_observe,

@@ -25,6 +25,9 @@ typedef struct swin_recover_method {
     const char *name, *help;
     unsigned levels; /* which levels include it */
     swin_recover_when when;
+    bool
+        guarded; /* is undone when the images held back lose by it; AFTER only. Not for a method that counts on one that
+                   * follows, as all that leave means to `bias` do */
     /* Writes into `changed` what it did, in words. */
     swin_status (*run)(swin_recover *r, char *changed, size_t size);
 } swin_recover_method;
@@ -62,12 +65,12 @@ const swin_weights *swin_recover_weights(const swin_recover *r);
 /* The weights before methods that run AFTER changed them: with f's factors still the float network of the start. */
 const swin_weights *swin_recover_exact(const swin_recover *r);
 
-/* Whether any of the methods chosen runs then. */
+/* Whether any of the methods chosen is still to run then. */
 bool swin_recover_has(const swin_recover *r, swin_recover_when when);
 
 /*
- * Run the methods of one kind. f has been derived for the weights as they are; after AFTER its scales belong to the new ones
- * and f->corrections holds what changed.
+ * BEFORE: run the next method of that kind. AFTER: all of them. f has been derived for the weights as they are; after BEFORE
+ * they are others, after AFTER f's scales belong to them and f->corrections holds what changed.
  */
 swin_status swin_recover_run(swin_recover *r, swin_recover_when when);
 

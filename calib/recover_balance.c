@@ -11,21 +11,33 @@ typedef struct operand {
     float *raw_lo, *raw_hi, *top, *raw_top; /* [C]; top: the ranges that suit each column by itself */
 } operand;
 
+enum { LEVELS = 6, CANDIDATES = RECOVER_STRENGTHS + LEVELS + 1 };
+
+/* Steps of both operands, in terms of the least that cuts neither. */
+static const double levels[LEVELS] = { 0.6, 0.75, 0.9, 1.0, 1.15, 1.35 };
+
+typedef struct candidate {
+    float *c, *inverse; /* [C] into the room's block */
+    double *weight;     /* [C] */
+    double error;
+} candidate;
+
 typedef struct room {
     recover_view *v;
     int n;      /* C */
     float *raw; /* owned: [rows][3C] y without the bias; NULL in mode 3, which rounds no products */
     operand part[3];
-    float *c, *inverse, *best; /* [C] */
-    float *proj_top;           /* [C] as top, of proj's input */
-    double *weight;            /* owned: [C] */
-    float *block;              /* owned: all float vectors */
+    float *proj_top; /* [C] as top, of proj's input */
+    candidate all[CANDIDATES];
+    const recover_gemm *proj; /* while values are balanced */
+    double *weights;          /* owned */
+    float *block;             /* owned: all float vectors */
 } room;
 
 static void room_free(room *o)
 {
     free(o->raw);
-    free(o->weight);
+    free(o->weights);
     free(o->block);
 }
 
@@ -43,44 +55,59 @@ static swin_status make_raw(room *o)
     return ok ? SWIN_OK : swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d samples", v->qkv.rows);
 }
 
-static swin_status room_make(room *o, recover_view *v)
+static swin_status room_alloc(room *o)
 {
-    const size_t n = (size_t)v->shape.channels;
-    *o = (room){ .v = v, .n = (int)n };
-    o->weight = malloc(n * sizeof *o->weight);
-    o->block = malloc((16 + 3) * n * sizeof *o->block);
-    if (!o->weight || !o->block) return swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d channels", o->n);
-    SWIN_TRY(make_raw(o));
-    float *at = o->block, *bias = recover_qkv_bias(v);
-    if (!bias) return swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d channels", 3 * o->n);
+    const size_t n = (size_t)o->n;
+    o->weights = malloc(CANDIDATES * n * sizeof *o->weights);
+    o->block = malloc((12 + 1 + 2 * CANDIDATES) * n * sizeof *o->block);
+    if (!o->weights || !o->block)
+        return swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d channels", o->n);
+    float *at = o->block;
     for (int p = 0; p < 3; p++) {
         operand *a = &o->part[p];
         float **all[] = { &a->raw_lo, &a->raw_hi, &a->top, &a->raw_top };
         for (size_t i = 0; i < SWIN_COUNT(all); i++, at += n) *all[i] = at;
+    }
+    o->proj_top = at;
+    for (size_t i = 0; i < CANDIDATES; i++) {
+        o->all[i].c = (at += n);
+        o->all[i].inverse = (at += n);
+        o->all[i].weight = o->weights + i * n;
+    }
+    return SWIN_OK;
+}
+
+static swin_status room_make(room *o, recover_view *v)
+{
+    const size_t n = (size_t)v->shape.channels;
+    *o = (room){ .v = v, .n = (int)n };
+    SWIN_TRY(room_alloc(o));
+    SWIN_TRY(make_raw(o));
+    float *bias = recover_qkv_bias(v);
+    swin_status st = bias ? SWIN_OK
+                          : swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d channels", 3 * o->n);
+    for (int p = 0; st == SWIN_OK && p < 3; p++) {
+        operand *a = &o->part[p];
         a->lo = v->operands[p].lo;
         a->hi = v->operands[p].hi;
         for (size_t i = 0; i < n; i++) {
             a->raw_lo[i] = fminf(0, a->lo[i] - bias[(size_t)p * n + i]);
             a->raw_hi[i] = fmaxf(0, a->hi[i] - bias[(size_t)p * n + i]);
-            a->top[i] =
-                recover_column_range(v->y + (size_t)p * n + i, v->qkv.rows, 3 * o->n, a->lo[i], a->hi[i]);
             a->raw_top[i] = fmaxf(-a->raw_lo[i], a->raw_hi[i]);
         }
+        st = recover_column_ranges(v->r, a->top, v->y + (size_t)p * n, v->qkv.rows, o->n, 3 * o->n, a->lo,
+                                   a->hi);
     }
     free(bias);
-    o->c = at;
-    o->inverse = at + n;
-    o->best = at + 2 * n;
-    o->proj_top = at + 3 * n;
-    for (size_t i = 0; i < n; i++)
-        o->proj_top[i] =
-            recover_column_range(v->proj.x + i, v->proj.rows, o->n, v->proj.lo[i], v->proj.hi[i]);
-    return SWIN_OK;
+    if (st != SWIN_OK) return st;
+    return recover_column_ranges(v->r, o->proj_top, v->proj.x, v->proj.rows, o->n, o->n, v->proj.lo,
+                                 v->proj.hi);
 }
 
 /* Smallest error over the clippings of values at a site, columns divided by c. */
-static swin_status best_clip(double *best, room *o, swin_site_kind kind, const float *y, const float *lo,
-                             const float *hi, const float *top, const float *c)
+static swin_status best_clip(double *best, const room *o, swin_site_kind kind, const float *y,
+                             const float *lo, const float *hi, const float *top, const float *c,
+                             const double *weight)
 {
     const recover_view *v = o->v;
     *best = INFINITY;
@@ -88,40 +115,69 @@ static swin_status best_clip(double *best, room *o, swin_site_kind kind, const f
         swin_quant q;
         SWIN_TRY(recover_quantizer(&q, v->r, swin_site_make(v->stage, v->block, kind), lo, hi, top, c, o->n,
                                    recover_clips[t]));
-        *best = fmin(*best, recover_column_error(y, v->qkv.rows, o->n, 3 * o->n, c, o->weight, &q));
+        *best = fmin(*best, recover_column_error(y, v->qkv.rows, o->n, 3 * o->n, c, weight, &q));
     }
     return SWIN_OK;
 }
 
 /* An operand's own error, and in modes 1 and 2 that of the rounding before the bias. */
-static swin_status operand_error(double *error, room *o, int p, const float *c, const double *importance)
+static swin_status operand_error(double *error, const room *o, const candidate *k, int p, const float *c,
+                                 const double *importance)
 {
     static const swin_site_kind kinds[] = { SWIN_SITE_MATMUL_Q, SWIN_SITE_MATMUL_K, SWIN_SITE_MATMUL_V };
     const operand *a = &o->part[p];
     double product = 0;
-    for (int i = 0; i < o->n; i++) o->weight[i] = importance[i] * (double)c[i] * (double)c[i];
-    SWIN_TRY(best_clip(error, o, kinds[p], o->v->y + p * o->n, a->lo, a->hi, a->top, c));
+    for (int i = 0; i < o->n; i++) k->weight[i] = importance[i] * (double)c[i] * (double)c[i];
+    SWIN_TRY(best_clip(error, o, kinds[p], o->v->y + p * o->n, a->lo, a->hi, a->top, c, k->weight));
     if (o->raw)
         SWIN_TRY(best_clip(&product, o, SWIN_SITE_QKV_AFTERGEMM, o->raw + p * o->n, a->raw_lo, a->raw_hi,
-                           a->raw_top, c));
+                           a->raw_top, c, k->weight));
     *error += product;
     return SWIN_OK;
 }
 
-/* The i-th candidate into c; the last is no change. */
-static void candidate(room *o, int i, const float *x, const float *w)
+/* Queries divided by c, keys multiplied, both with the same step s (a common factor changes nothing). An error of a query
+ * costs a, one of a key b: the sum of a c^2 + b / c^2 is least at c^4 = b / a; neither may leave 127 steps. */
+static void meet(const room *o, float *c, double level)
 {
-    for (int j = 0; j < o->n; j++) o->c[j] = 1;
-    if (i < RECOVER_STRENGTHS) recover_factors(o->c, x, w, o->n, (double)i / (RECOVER_STRENGTHS - 1));
-    for (int j = 0; j < o->n; j++) o->inverse[j] = 1 / o->c[j];
+    const recover_view *v = o->v;
+    const float *q = o->part[0].top, *k = o->part[1].top;
+    double widest = 0;
+    for (int i = 0; i < o->n; i++) widest = fmax(widest, (double)q[i] * (double)k[i]);
+    const double reach = level * sqrt(widest); /* 127 s */
+    for (int i = 0; i < o->n; i++) {
+        const double a = v->q_importance[i], b = v->k_importance[i];
+        const double lo = q[i] / reach, hi = k[i] > 0 ? reach / (double)k[i] : INFINITY;
+        double f = a > 0 && b > 0 ? pow(b / a, 0.25) : 1;
+        f = lo > hi ? sqrt(lo * hi) : fmin(fmax(f, lo), hi);
+        c[i] = f > 1e-6 && f < 1e6 ? (float)f : 1;
+    }
 }
 
-static void keep(room *o, int i, double error, double *best, bool *changed)
+/* Candidates for c from two ranges; the last is no change. */
+static void fill(room *o, const float *x, const float *w, bool keys)
 {
-    if (error >= *best) return;
-    *best = error;
-    *changed = i < RECOVER_STRENGTHS;
-    memcpy(o->best, o->c, (size_t)o->n * sizeof *o->c);
+    for (int i = 0; i < CANDIDATES; i++) {
+        candidate *k = &o->all[i];
+        k->error = INFINITY;
+        for (int j = 0; j < o->n; j++) k->c[j] = 1;
+        if (i < RECOVER_STRENGTHS)
+            recover_factors(k->c, x, w, o->n, (double)i / (RECOVER_STRENGTHS - 1));
+        else if (keys && i < CANDIDATES - 1)
+            meet(o, k->c, levels[i - RECOVER_STRENGTHS]);
+        for (int j = 0; j < o->n; j++) k->inverse[j] = 1 / k->c[j];
+    }
+}
+
+/* Try all on all threads: the best, NULL when that is no change. */
+static swin_status choose(const candidate **best, room *o, swin_task task)
+{
+    SWIN_TRY(swin_pool_run(o->v->r->pool, CANDIDATES, task, o));
+    *best = &o->all[CANDIDATES - 1];
+    for (int i = 0; i < CANDIDATES; i++)
+        if (o->all[i].error < (*best)->error) *best = &o->all[i];
+    if (*best == &o->all[CANDIDATES - 1]) *best = NULL;
+    return SWIN_OK;
 }
 
 static void scale_row(float *w, float *bias, int row, int cols, float factor)
@@ -130,22 +186,29 @@ static void scale_row(float *w, float *bias, int row, int cols, float factor)
     if (bias) bias[row] *= factor;
 }
 
-/* Queries divided by c, keys multiplied. */
-static swin_status balance_keys(room *o, bool *changed)
+static swin_status try_keys(void *user, size_t i, int worker)
+{
+    (void)worker;
+    room *o = user;
+    candidate *a = &o->all[i];
+    double q, k;
+    SWIN_TRY(operand_error(&q, o, a, 0, a->c, o->v->q_importance));
+    SWIN_TRY(operand_error(&k, o, a, 1, a->inverse, o->v->k_importance));
+    a->error = q + k;
+    return SWIN_OK;
+}
+
+static swin_status balance_keys(room *o, int *count)
 {
     recover_view *v = o->v;
-    double best = INFINITY;
-    for (int i = 0; i <= RECOVER_STRENGTHS; i++) {
-        double q, k;
-        candidate(o, i, o->part[0].top, o->part[1].top);
-        SWIN_TRY(operand_error(&q, o, 0, o->c, v->q_importance));
-        SWIN_TRY(operand_error(&k, o, 1, o->inverse, v->k_importance));
-        keep(o, i, q + k, &best, changed);
+    const candidate *best;
+    fill(o, o->part[0].top, o->part[1].top, true);
+    SWIN_TRY(choose(&best, o, try_keys));
+    for (int j = 0; best && j < o->n; j++) {
+        scale_row(v->b->qkv_weight, v->b->qkv_bias, j, o->n, best->inverse[j]);
+        scale_row(v->b->qkv_weight, v->b->qkv_bias, o->n + j, o->n, best->c[j]);
     }
-    for (int j = 0; *changed && j < o->n; j++) {
-        scale_row(v->b->qkv_weight, v->b->qkv_bias, j, o->n, 1 / o->best[j]);
-        scale_row(v->b->qkv_weight, v->b->qkv_bias, o->n + j, o->n, o->best[j]);
-    }
+    *count += best != NULL;
     return SWIN_OK;
 }
 
@@ -157,37 +220,45 @@ static void divide_values(recover_view *v, const float *c)
     recover_scale_columns(v->b->proj_weight, n, n, c);
 }
 
-static swin_status proj_error(double *error, const recover_gemm *g, room *o)
+static swin_status proj_error(double *error, const room *o, const float *c)
 {
     const swin_site site = swin_site_make(o->v->stage, o->v->block, SWIN_SITE_PROJ_INPUT);
     *error = INFINITY;
     for (int t = 0; t < RECOVER_CLIPS; t++) {
         swin_quant q;
-        SWIN_TRY(recover_quantizer(&q, o->v->r, site, o->v->proj.lo, o->v->proj.hi, o->proj_top, o->c, o->n,
+        SWIN_TRY(recover_quantizer(&q, o->v->r, site, o->v->proj.lo, o->v->proj.hi, o->proj_top, c, o->n,
                                    recover_clips[t]));
-        *error = fmin(*error, recover_input_estimate(g, o->c, &q));
+        *error = fmin(*error, recover_input_estimate(o->proj, c, &q));
     }
-    *error += recover_weight_estimate(g, o->c);
+    *error += recover_rounding_share(o->v->r) * recover_weight_estimate(o->proj, c);
+    return SWIN_OK;
+}
+
+static swin_status try_values(void *user, size_t i, int worker)
+{
+    (void)worker;
+    room *o = user;
+    candidate *a = &o->all[i];
+    double values, proj;
+    SWIN_TRY(operand_error(&values, o, a, 2, a->c, o->v->v_importance));
+    SWIN_TRY(proj_error(&proj, o, a->c));
+    a->error = o->v->share * values + proj;
     return SWIN_OK;
 }
 
 /* Values divided by c, proj's columns multiplied: the values' own error counts besides that of proj's input. */
-static swin_status balance_values(room *o, bool *changed)
+static swin_status balance_values(room *o, int *count)
 {
     recover_view *v = o->v;
     recover_gemm g;
-    double best = INFINITY;
+    const candidate *best = NULL;
     SWIN_TRY(recover_gemm_init(&g, v->r, &v->proj, v->b->proj_weight, o->n, NULL));
-    swin_status st = SWIN_OK;
-    for (int i = 0; st == SWIN_OK && i <= RECOVER_STRENGTHS; i++) {
-        double values, proj;
-        candidate(o, i, o->part[2].top, g.w_amax);
-        st = operand_error(&values, o, 2, o->c, v->v_importance);
-        if (st == SWIN_OK) st = proj_error(&proj, &g, o);
-        if (st == SWIN_OK) keep(o, i, v->share * values + proj, &best, changed);
-    }
+    o->proj = &g;
+    fill(o, o->part[2].top, g.w_amax, false);
+    const swin_status st = choose(&best, o, try_values);
     recover_gemm_free(&g);
-    if (st == SWIN_OK && *changed) divide_values(v, o->best);
+    if (best) divide_values(v, best->c);
+    *count += best != NULL;
     return st;
 }
 
@@ -252,11 +323,9 @@ static swin_status level_parts(recover_view *v)
 swin_status recover_balance(recover_view *v, int *count)
 {
     room o;
-    bool keys = false, values = false;
     swin_status st = room_make(&o, v);
-    if (st == SWIN_OK && !v->b->logit_scale) st = balance_keys(&o, &keys);
-    if (st == SWIN_OK) st = balance_values(&o, &values);
+    if (st == SWIN_OK && !v->b->logit_scale) st = balance_keys(&o, count);
+    if (st == SWIN_OK) st = balance_values(&o, count);
     room_free(&o);
-    *count += keys + values;
     return st == SWIN_OK ? level_parts(v) : st;
 }

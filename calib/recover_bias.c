@@ -6,7 +6,6 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "calib/recover_impl.h"
 #include "runtime/swin/outputs.h"
@@ -19,7 +18,7 @@ typedef struct means {
 } means;
 
 typedef struct watch {
-    recover_walk *walk;
+    swin_recover *r;
     means *all;
     int count;
 } watch;
@@ -36,15 +35,6 @@ static bool wants(void *user, swin_site site)
     return means_at(user, site) != NULL;
 }
 
-static void add_means(means *m, const float *x, int64_t rows, int64_t ld, int image)
-{
-    double *sum = m->sum + (size_t)image * (size_t)m->channels;
-    memset(sum, 0, (size_t)m->channels * sizeof *sum);
-    for (int64_t r = 0; r < rows; r++, x += ld)
-        for (int k = 0; k < m->channels; k++) sum[k] += (double)x[k];
-    for (int k = 0; k < m->channels; k++) sum[k] /= (double)rows;
-}
-
 static swin_status at(void *user, const swin_tap_point *p)
 {
     watch *w = user;
@@ -53,14 +43,12 @@ static swin_status at(void *user, const swin_tap_point *p)
     const size_t n = (size_t)((x->rows - 1) * x->ld + x->cols);
     float *host = malloc(n * sizeof *host);
     if (!host) return swin_fail(SWIN_ERR_MEM, "--recover: no memory for %zu values", n);
-    const swin_status st = p->dev->ops->download(p->dev, host, x->data, n * sizeof *host);
-    const int64_t rows = x->rows / p->images;
-    for (int i = 0; st == SWIN_OK && i < p->images; i++)
-        add_means(m, host + (size_t)(i * rows * x->ld), rows, x->ld, p->image + i);
+    swin_status st = recover_download(w->r, host, x->data, n);
+    if (st == SWIN_OK)
+        st = recover_column_means(w->r, m->sum + (size_t)p->image * (size_t)m->channels, host, p->images,
+                                  x->rows / p->images, m->channels, x->ld);
     free(host);
-    if (st != SWIN_OK || !w->walk->singly) return st;
-    w->walk->stopped = true; /* the rest of the part is not wanted */
-    return SWIN_ERR_LIMIT;
+    return st;
 }
 
 static swin_status means_init(means *m, const swin_recover *r, swin_site site, int channels)
@@ -148,10 +136,10 @@ static swin_status correct_place(job *j, const place *p, const means *f, int sta
     float *shift = NULL;
     const bool last = p->seen == SWIN_SITE_BLOCK_OUT;
     swin_status st = means_init(&q, r, swin_site_make(stage, block, p->seen), p->channels);
-    watch w = { &j->q, &q, 1 };
+    watch w = { r, &q, 1 };
     const swin_tap tap = { .user = &w, .wants = wants, .at = at };
     const int part = j->q.part;
-    j->q.singly = !last;
+    j->q.stops = !last;
     if (st == SWIN_OK) st = recover_walk_part(&j->q, &tap, last);
     if (st == SWIN_OK && !(shift = malloc((size_t)p->channels * sizeof *shift)))
         st = swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d channels", p->channels);
@@ -173,7 +161,7 @@ static swin_status correct_block(job *j, int stage, int block)
 {
     place p[PLACES];
     means f[PLACES] = { 0 };
-    watch w = { &j->f, f, PLACES };
+    watch w = { j->r, f, PLACES };
     const swin_tap tap = { .user = &w, .wants = wants, .at = at };
     swin_status st = SWIN_OK;
     places_of(p, j->r, &j->r->w, stage, block);
@@ -223,5 +211,6 @@ const swin_recover_method swin_recover_bias = {
     .help = "what quantization does to the means of outputs, into the biases",
     .levels = SWIN_RECOVER_FAST | SWIN_RECOVER_BEST,
     .when = SWIN_RECOVER_AFTER,
+    .guarded = true,
     .run = correct_biases,
 };

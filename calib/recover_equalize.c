@@ -43,27 +43,6 @@ void recover_factors(float *c, const float *x, const float *w, int k, double str
     for (int i = 0; i < k; i++) c[i] = (float)((double)c[i] / middle);
 }
 
-/* The range with the least error of 8-bit codes for a column alone: a rare large value is worth less than finer steps. */
-float recover_column_range(const float *x, int rows, int ld, float lo, float hi)
-{
-    const float top = fmaxf(-lo, hi);
-    double best = INFINITY;
-    float range = top;
-    for (int t = 0; top > 0 && t < 2 * RECOVER_CLIPS; t++) {
-        const float amax = top * powf(0.88f, (float)t), step = amax / 127.0f, inverse = 127.0f / amax;
-        double error = 0;
-        for (int r = 0; r < rows; r++) {
-            const float v = x[(size_t)r * (size_t)ld],
-                        e = rintf(fminf(fmaxf(v * inverse, -127), 127)) * step - v;
-            error += (double)(e * e);
-        }
-        if (error >= best) continue;
-        best = error;
-        range = amax;
-    }
-    return range;
-}
-
 /* `clip` is in terms of the columns' own ranges, `top`. */
 swin_status recover_quantizer(swin_quant *q, const swin_recover *r, swin_site site, const float *lo,
                               const float *hi, const float *top, const float *c, int k, float clip)
@@ -102,7 +81,7 @@ static swin_status estimate(void *user, size_t i, int worker)
     const recover_gemm *g = s->g;
     candidate *a = &s->all[i];
     if (a->c) recover_factors(a->c, s->top, g->w_amax, g->k, (double)i / (STRENGTHS - 1));
-    const double weights = recover_weight_estimate(g, a->c);
+    const double weights = recover_rounding_share(g->r) * recover_weight_estimate(g, a->c);
     a->error = INFINITY;
     for (int t = 0; t < RECOVER_CLIPS; t++) {
         swin_quant q;
@@ -135,7 +114,7 @@ static swin_status measure(search *s)
         double input, weight;
         SWIN_TRY(recover_input_error(s->g, s->all[i].c, &s->all[i].q, &input));
         SWIN_TRY(recover_weight_error(s->g, s->all[i].c, &weight));
-        s->all[i].error = input + weight;
+        s->all[i].error = input + recover_rounding_share(s->g->r) * weight;
     }
     qsort(s->all, MEASURED + 1, sizeof *s->all, by_error);
     return SWIN_OK;
@@ -151,8 +130,7 @@ static swin_status choose(float *c, bool *changed, recover_view *v, swin_site si
     swin_status st = SWIN_OK;
     s.top = malloc((size_t)g.k * sizeof *s.top);
     if (!s.top) st = swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d channels", g.k);
-    for (int i = 0; s.top && i < g.k; i++)
-        s.top[i] = recover_column_range(x->x + i, x->rows, x->cols, x->lo[i], x->hi[i]);
+    if (s.top) st = recover_column_ranges(v->r, s.top, x->x, x->rows, x->cols, x->cols, x->lo, x->hi);
     for (int i = 0; st == SWIN_OK && i < STRENGTHS; i++)
         if (!(s.all[i].c = malloc((size_t)g.k * sizeof(float))))
             st = swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d factors", g.k);
@@ -255,7 +233,7 @@ static swin_status equalize_merge(recover_view *v, counts *n)
                       s->reduction_weight, 2 * v->shape.channels, NULL, &n->norms);
 }
 
-/* The float network does not change, so one walk with the weights as they were serves every block. */
+/* What a block hands on does not change, so one walk with the weights as they are before serves every block. */
 static swin_status equalize(swin_recover *r, char *changed, size_t size)
 {
     const int parts = swin_output_count(r->config);
@@ -263,7 +241,7 @@ static swin_status equalize(swin_recover *r, char *changed, size_t size)
     counts n = { 0 };
     swin_net *net;
     recover_walk k = { 0 };
-    SWIN_TRY(swin_net_create(&net, r->dev, r->config, r->before, &opts));
+    SWIN_TRY(swin_net_create(&net, r->dev, r->config, &r->w, &opts));
     swin_status st = recover_walk_begin(&k, r, net, NULL);
     while (st == SWIN_OK && k.part < parts - 1) {
         recover_view v;

@@ -3,111 +3,8 @@
 #include <string.h>
 
 #include "calib/recover_impl.h"
-
-/* Half to even for |v| < 2^22, without a call: adding 1.5 * 2^23 leaves no room for a fraction. */
-static inline float round_even(float v)
-{
-    return (v + 12582912.0f) - 12582912.0f;
-}
-
-/* What a quantizer does to values: x becomes scale * clamp(round(x / scale), low, high). */
-typedef struct stepper {
-    float scale, inverse, low, high;
-} stepper;
-
-static stepper stepper_of(const swin_quant *q)
-{
-    return (stepper){ q->scale, 1.0f / q->scale, (float)(q->qmin - q->zero_point),
-                      (float)(q->qmax - q->zero_point) };
-}
-
-static inline float error_of(const stepper *s, float x)
-{
-    const float v = fminf(fmaxf(x * s->inverse, s->low), s->high); /* clamped first: the ends are whole */
-    return round_even(v) * s->scale - x;
-}
-
-/* ---- estimates, channel by channel ------------------------------------------------------------------------------- */
-
-enum { STRIP = 64 }; /* columns at once */
-
-/* Error variance of columns [at, at + n) into out. */
-static void strip_error(double *out, const float *x, int rows, int ld, int n, const float *inverse_c,
-                        const stepper *s)
-{
-    float sum[STRIP] = { 0 }, square[STRIP] = { 0 };
-    for (int r = 0; r < rows; r++, x += ld)
-        for (int k = 0; k < n; k++) {
-            const float e = error_of(s, x[k] * inverse_c[k]);
-            sum[k] += e;
-            square[k] += e * e;
-        }
-    for (int k = 0; k < n; k++) {
-        const double mean = (double)sum[k] / rows;
-        out[k] = fmax(0.0, (double)square[k] / rows - mean * mean);
-    }
-}
-
-double recover_column_error(const float *x, int rows, int k, int ld, const float *c, const double *weight,
-                            const swin_quant *q)
-{
-    const stepper s = stepper_of(q);
-    double total = 0;
-    for (int at = 0; at < k; at += STRIP) {
-        const int n = k - at < STRIP ? k - at : STRIP;
-        float inverse[STRIP];
-        double variance[STRIP];
-        for (int i = 0; i < n; i++) inverse[i] = c ? 1.0f / c[at + i] : 1.0f;
-        strip_error(variance, x + at, rows, ld, n, inverse, &s);
-        for (int i = 0; i < n; i++) total += variance[i] * weight[at + i];
-    }
-    return total;
-}
-
-double recover_input_estimate(const recover_gemm *g, const float *c, const swin_quant *q)
-{
-    const stepper s = stepper_of(q);
-    double total = 0;
-    for (int at = 0; at < g->k; at += STRIP) {
-        const int n = g->k - at < STRIP ? g->k - at : STRIP;
-        float inverse[STRIP];
-        double variance[STRIP];
-        for (int i = 0; i < n; i++) inverse[i] = c ? 1.0f / c[at + i] : 1.0f;
-        strip_error(variance, g->x + at, g->rows, g->k, n, inverse, &s);
-        for (int i = 0; i < n; i++) {
-            const double m = c ? c[at + i] : 1.0;
-            total += variance[i] * m * m * (double)g->energy[at + i];
-        }
-    }
-    return total;
-}
-
-/* One row's weights, scaled and quantized: the error of each in terms of the inputs as they were. */
-static void row_error(float *e, const float *w, const float *c, int k)
-{
-    float amax = 0;
-    for (int i = 0; i < k; i++) amax = fmaxf(amax, fabsf(c ? w[i] * c[i] : w[i]));
-    const stepper s = { amax / 127.0f, amax > 0 ? 127.0f / amax : 0.0f, -127.0f, 127.0f };
-    for (int i = 0; i < k; i++) {
-        const float d = error_of(&s, c ? w[i] * c[i] : w[i]);
-        e[i] = c ? d / c[i] : d;
-    }
-}
-
-double recover_weight_estimate(const recover_gemm *g, const float *c)
-{
-    double total = 0;
-    float *e = malloc((size_t)g->k * sizeof *e);
-    if (!e) return INFINITY;
-    for (int n = 0; n < g->n; n++) {
-        float sum = 0;
-        row_error(e, g->w + (size_t)n * (size_t)g->k, c, g->k);
-        for (int i = 0; i < g->k; i++) sum += e[i] * e[i] * g->variance[i];
-        total += (double)g->row_weight[n] * (double)g->row_weight[n] * (double)sum;
-    }
-    free(e);
-    return total;
-}
+#include "calib/recover_step.h"
+#include "runtime/base/log.h"
 
 /* ---- products on the device ---------------------------------------------------------------------------------------- */
 
@@ -116,6 +13,7 @@ static swin_status product(swin_recover *r, float *y, const float *x, int64_t ro
     const swin_ops *ops = r->dev->ops;
     const size_t in = (size_t)rows * (size_t)l->in, out = (size_t)rows * (size_t)l->out;
     void *dx = NULL, *dy = NULL;
+    const double start = swin_now();
     swin_status st;
     SWIN_TRY_GOTO(st, ops->alloc(r->dev, &dx, in * sizeof *x), done);
     SWIN_TRY_GOTO(st, ops->alloc(r->dev, &dy, out * sizeof *y), done);
@@ -126,6 +24,7 @@ static swin_status product(swin_recover *r, float *y, const float *x, int64_t ro
 done:
     ops->free(r->dev, dx);
     ops->free(r->dev, dy);
+    r->product_s += swin_now() - start;
     return st;
 }
 
@@ -141,7 +40,7 @@ swin_status recover_linear(swin_recover *r, float *y, const float *x, int rows, 
 
 swin_status recover_input_error(recover_gemm *g, const float *c, const swin_quant *q, double *error)
 {
-    const stepper s = stepper_of(q);
+    const recover_step s = recover_step_of(q);
     const size_t n = (size_t)g->n, k = (size_t)g->k, rows = (size_t)g->rows;
     float *d = calloc(rows * k, sizeof *d), *y = malloc(rows * n * sizeof *y);
     double *sum = calloc(n, sizeof *sum), square = 0;
@@ -153,7 +52,7 @@ swin_status recover_input_error(recover_gemm *g, const float *c, const swin_quan
     for (size_t r = 0; r < rows; r++)
         for (size_t i = 0; i < k; i++) {
             const float x = g->x[r * k + i];
-            d[r * k + i] = c ? error_of(&s, x / c[i]) * c[i] : error_of(&s, x);
+            d[r * k + i] = c ? recover_step_error(&s, x / c[i]) * c[i] : recover_step_error(&s, x);
         }
     SWIN_TRY_GOTO(st, product(g->r, y, d, g->rows, &g->weights), done);
     for (size_t r = 0; r < rows; r++)
@@ -181,7 +80,7 @@ swin_status recover_weight_error(recover_gemm *g, const float *c, double *error)
         swin_fail(st, "--recover: no memory for an error of %zu x %zu", rows, n);
         goto done;
     }
-    for (size_t j = 0; j < n; j++) row_error(d + j * k, g->w + j * k, c, g->k);
+    for (size_t j = 0; j < n; j++) recover_row_error(d + j * k, g->w + j * k, c, g->k);
     SWIN_TRY_GOTO(st, product(g->r, y, d, g->n, &g->inputs), done); /* [n][rows] */
     for (size_t j = 0; j < n; j++) {
         double sum = 0, square = 0;

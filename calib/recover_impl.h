@@ -27,12 +27,31 @@ struct swin_recover {
     int fit, judges; /* with very few images they are the same ones: then [fit] alone */
     const float *judge_pixels;
     float *reference; /* owned: [judges][classes], fp32 */
-    double db;        /* SQNR of the judges' logits, as measured last */
+    unsigned done;    /* methods that have run: bits of o.methods */
+    double walk_s, copy_s,
+        product_s; /* seconds spent so far: in walks, of these in copies to the host; in products */
+    double db;     /* SQNR of the judges' logits, as measured last */
     bool measured;
 };
 
-/* SQNR of the judges' logits, with f's scales and w. */
-swin_status recover_judge(swin_recover *r, double *db);
+/* What is left of the squared error of plainly rounded weights by the time that all methods have run: 1, or less when one of
+ * them rounds with the inputs in view. */
+double recover_rounding_share(const swin_recover *r);
+/* SQNR of the judges' logits, with f's scales and w, and the percentage with fp32's top-1. */
+swin_status recover_judge(swin_recover *r, double *db, double *agreement);
+
+/* ---- recover_undo.c ------------------------------------------------------------------------------------------------ */
+
+typedef struct recover_saved {
+    swin_site_record *sites; /* owned: shallow copies */
+    float *amax, *channels;  /* owned: of the weight records */
+    swin_weights w;          /* owned */
+} recover_saved;
+
+swin_status recover_save(recover_saved *s, const swin_recover *r);
+void recover_restore(swin_recover *r, recover_saved *s);
+void recover_saved_free(recover_saved *s);
+
 /* ---- recover_walk.c: the fit images through the network, part by part ------------------------------------------ */
 
 typedef struct recover_walk {
@@ -41,9 +60,9 @@ typedef struct recover_walk {
     swin_sim *sim;
     float *stream; /* owned: [fit][tokens][C] that enters `part` */
     int part;
-    bool
-        singly; /* one image in a pass, so that a tap may end it: it sets stopped and returns any error status */
-    bool stopped;
+    bool stops;   /* the tap wants one site alone: once all images of a pass have been there, the pass ends */
+    bool stopped; /* it did */
+    int width;    /* images in a pass that ends early: as many as the walk shows at once; 0: not known yet */
 } recover_walk;
 
 /* Run part 0. Exactly one of net and sim is given. */
@@ -52,6 +71,8 @@ swin_status recover_walk_begin(recover_walk *k, swin_recover *r, swin_net *net, 
  * or with others; p->image counts from the first fit image. */
 swin_status recover_walk_part(recover_walk *k, const swin_tap *tap, bool advance);
 void recover_walk_end(recover_walk *k);
+/* n floats of the device's memory, which waits for what makes them. */
+swin_status recover_download(swin_recover *r, float *host, const void *x, size_t n);
 
 /* Rows of what passes a site: evenly many from every image, at places that depend on the seed and the image's number alone.
  * And the range of every channel, over all rows of all images. */
@@ -69,6 +90,7 @@ swin_status recover_samples_init(recover_samples *s, const swin_recover *r, swin
 void recover_samples_free(recover_samples *s);
 
 typedef struct recover_gather {
+    swin_recover *r;
     recover_samples *samples;
     int count;
     float *host; /* scratch */
@@ -77,7 +99,7 @@ typedef struct recover_gather {
 swin_tap recover_gather_tap(recover_gather *g);
 void recover_gather_free(recover_gather *g); /* not the samples */
 
-/* ---- recover_error.c: what quantizing costs --------------------------------------------------------------------- */
+/* ---- recover_error.c, recover_columns.c: what quantizing costs --------------------------------------------------------------------- */
 
 /* A Linear layer and inputs to it, prepared to measure errors of its output. The output's error is always taken without its
  * mean over the rows, which a bias can mend, and weighted channel by channel. */
@@ -107,9 +129,22 @@ double recover_input_estimate(const recover_gemm *g, const float *c, const swin_
 swin_status recover_weight_error(recover_gemm *g, const float *c, double *error);
 double recover_weight_estimate(const recover_gemm *g, const float *c);
 
+/* Error of one row's weights k, each multiplied by c, quantized to its largest, and divided by c again. */
+void recover_row_error(float *e, const float *w, const float *c, int k);
+
 /* Sum over columns of weight[k] * variance of the quantization error of x [rows][ld], columns divided by c (NULL: 1). */
 double recover_column_error(const float *x, int rows, int k, int ld, const float *c, const double *weight,
                             const swin_quant *q);
+
+/* The range that suits each column of samples by itself, at most the largest magnitude of [lo, hi]. */
+swin_status recover_column_ranges(swin_recover *r, float *top, const float *x, int rows, int cols, int ld,
+                                  const float *lo, const float *hi);
+/* Widen [lo, hi], each [cols], to the values of x. */
+swin_status recover_column_extremes(swin_recover *r, float *lo, float *hi, const float *x, int64_t rows,
+                                    int cols, int64_t ld);
+/* mean [images][cols] over the rows of each image; x [images * rows]. */
+swin_status recover_column_means(swin_recover *r, double *mean, const float *x, int images, int64_t rows,
+                                 int cols, int64_t ld);
 
 /* y [rows][n] = x [rows][k] w [n][k]^T + bias (NULL: none), on the device and back. */
 swin_status recover_linear(swin_recover *r, float *y, const float *x, int rows, const float *w,
@@ -151,8 +186,6 @@ extern const float
 
 /* c_k = x_k^strength / w_k^(1 - strength), their geometric mean 1. */
 void recover_factors(float *c, const float *x, const float *w, int k, double strength);
-/* The range that suits a column of samples by itself, at most the largest magnitude of [lo, hi]. */
-float recover_column_range(const float *x, int rows, int ld, float lo, float hi);
 /* The site's quantizer when its values, columns in [lo, hi] divided by c (NULL: 1), are cut at `clip` of the widest of the
  * ranges `top`. */
 swin_status recover_quantizer(swin_quant *q, const swin_recover *r, swin_site site, const float *lo,

@@ -36,6 +36,37 @@ static swin_status settle(const recover_view *v, swin_site_record *s, float amax
     return swin_quant_derive(&s->q, v->r->f->mode, s->site, amax, s->min, s->max);
 }
 
+/* ---- candidates by estimate, on all threads ------------------------------------------------------------------------ */
+
+typedef struct trial {
+    const recover_view *v;
+    const swin_site_record *s;
+    const recover_gemm *g; /* what reads the tensor; NULL: channels count by themselves */
+    const float *y;        /* [rows][ld], columns [0, n) */
+    int rows, n, ld;
+    const double *importance; /* [n] */
+    double error[STEPS];
+} trial;
+
+static swin_status try_range(void *user, size_t i, int worker)
+{
+    (void)worker;
+    trial *t = user;
+    float amax;
+    swin_quant q;
+    SWIN_TRY(candidate(&q, &amax, t->v, t->s, (int)i));
+    t->error[i] = t->g ? recover_input_estimate(t->g, NULL, &q)
+                       : recover_column_error(t->y, t->rows, t->n, t->ld, NULL, t->importance, &q);
+    return SWIN_OK;
+}
+
+static int least(const double error[STEPS])
+{
+    int best = 0;
+    for (int i = 1; i < STEPS; i++) best = error[i] < error[best] ? i : best;
+    return best;
+}
+
 /* A tensor that a Linear reads. */
 static swin_status input_range(recover_view *v, swin_site_kind kind, const recover_samples *x, const float *w,
                                int n, const float *importance, int *count)
@@ -46,19 +77,14 @@ static swin_status input_range(recover_view *v, swin_site_kind kind, const recov
     recover_gemm g;
     if (!s->enabled) return SWIN_OK;
     SWIN_TRY(recover_gemm_init(&g, v->r, x, w, n, importance));
-    swin_status st = SWIN_OK;
-    double estimates[STEPS], low = INFINITY;
-    for (int i = 0; st == SWIN_OK && i < STEPS; i++) {
-        float amax;
-        swin_quant q;
-        st = candidate(&q, &amax, v, s, i);
-        if (st == SWIN_OK) low = fmin(low, estimates[i] = recover_input_estimate(&g, NULL, &q));
-    }
+    trial t = { .v = v, .s = s, .g = &g };
+    swin_status st = swin_pool_run(v->r->pool, STEPS, try_range, &t);
+    const double low = st == SWIN_OK ? t.error[least(t.error)] : 0;
     for (int i = 0; st == SWIN_OK && i < STEPS; i++) { /* only what could be best is measured */
         float amax;
         double error;
         swin_quant q;
-        if (estimates[i] > 1.3 * low) continue;
+        if (t.error[i] > 1.3 * low) continue;
         st = candidate(&q, &amax, v, s, i);
         if (st == SWIN_OK) st = recover_input_error(&g, NULL, &q, &error);
         if (st == SWIN_OK && error < best) {
@@ -75,19 +101,13 @@ static swin_status column_range(recover_view *v, swin_site_kind kind, const floa
                                 const double *importance, int *count)
 {
     swin_site_record *s = record_of(v, kind);
-    float best_amax = s->amax;
-    double best = INFINITY;
+    float amax;
+    swin_quant q;
     if (!s->enabled) return SWIN_OK;
-    for (int i = 0; i < STEPS; i++) {
-        float amax;
-        swin_quant q;
-        SWIN_TRY(candidate(&q, &amax, v, s, i));
-        const double error = recover_column_error(y, rows, n, ld, NULL, importance, &q);
-        if (error >= best) continue;
-        best = error;
-        best_amax = amax;
-    }
-    return settle(v, s, best_amax, count);
+    trial t = { .v = v, .s = s, .y = y, .rows = rows, .n = n, .ld = ld, .importance = importance };
+    SWIN_TRY(swin_pool_run(v->r->pool, STEPS, try_range, &t));
+    SWIN_TRY(candidate(&q, &amax, v, s, least(t.error)));
+    return settle(v, s, amax, count);
 }
 
 /* No sample tells more than the histogram does. */

@@ -2,10 +2,10 @@
  * of them did to the layer's output is made up for by those still to come (the method of GPTQ, Frantar et al. 2022, in the
  * form of Babai's nearest plane). Only codes and scales remain.
  *
- * With H = X^T X + damping of the quantized inputs, centred because a bias mends the mean, and H = L L^T, the output's error
- * of weight errors e is |e L|^2, whose component j holds e_i for i >= j alone. So from the last input to the first: t_j =
- * sum over i > j of e_i L_ij / L_jj is known, q_j = round(w_j + t_j), e_j = w_j - q_j. Inputs are sorted so that those of the
- * largest variance come first.
+ * With H = X^T X of the quantized inputs, centred because a bias mends the mean and shrunk towards its diagonal, and H = L
+ * L^T, the output's error of weight errors e is |e L|^2, whose component j holds e_i for i >= j alone. So from the last input
+ * to the first: t_j = sum over i > j of e_i L_ij / L_jj is known, q_j = round(w_j + t_j), e_j = w_j - q_j. Inputs are sorted so
+ * that those of the largest variance come first.
  */
 #include <math.h>
 #include <stdio.h>
@@ -13,15 +13,22 @@
 #include <string.h>
 
 #include "calib/recover_impl.h"
+#include "runtime/base/log.h"
 #include "runtime/swin/outputs.h"
 
-enum { ROWS = 4096, LANES = 16, SHRINKS = 8 };
+enum { ROWS = 4096, LANES = 16, SHRINKS = 8, CONFIRM = 8 }; /* one image in eight confirms */
 
-static const double damping = 0.01; /* of the mean variance */
+/* Of k inputs' covariance, seen on a number of rows, so much is taken for chance: only the variances are kept of it. Else k
+ * near the rows leaves directions that were never seen, and all errors would be moved there. */
+static double shrinkage(int k, int rows)
+{
+    return 0.2 * (double)k / ((double)k + (double)rows);
+}
 
 typedef struct rounder {
     swin_recover *r;
-    float *w; /* [n][k], rounded in place */
+    float *w;      /* [n][k], rounded in place */
+    float *before; /* owned: as they came */
     swin_weight_record *record;
     int n, k;
     int *order;       /* owned: [k] inputs by growing variance */
@@ -128,11 +135,12 @@ static swin_status factorise(rounder *o, const recover_samples *x)
     if (st == SWIN_OK) st = sort_inputs(o, h);
     double mean = 0;
     for (size_t i = 0; st == SWIN_OK && i < k; i++) mean += (double)h[i * k + i] / (double)k;
+    const double keep = 1 - shrinkage(o->k, x->rows);
     for (size_t i = 0; st == SWIN_OK && i < k; i++) {
-        for (size_t j = 0; j <= i; j++)
-            o->l[i * k + j] = (double)h[(size_t)o->order[i] * k + (size_t)o->order[j]];
-        o->variance[i] = o->l[i * k + i];
-        o->l[i * k + i] += damping * mean + 1e-20;
+        for (size_t j = 0; j < i; j++)
+            o->l[i * k + j] = keep * (double)h[(size_t)o->order[i] * k + (size_t)o->order[j]];
+        o->variance[i] = (double)h[(size_t)o->order[i] * k + (size_t)o->order[i]];
+        o->l[i * k + i] = o->variance[i] + 1e-3 * mean + 1e-20;
     }
     free(h);
     return st == SWIN_OK ? cholesky(o->r->pool, o->l, o->k) : st;
@@ -207,6 +215,87 @@ static void transpose_lower(double *l, int k)
         for (size_t j = 0; j < i; j++) l[j * (size_t)k + i] = l[i * (size_t)k + j];
 }
 
+/* Output errors of rounded weights on rows of inputs, without their means: sum of squares. */
+static swin_status output_error(double *error, const rounder *o, const float *rounded, const float *x,
+                                int rows)
+{
+    const size_t size = (size_t)o->n * (size_t)o->k, n = (size_t)o->n;
+    float *e = malloc(size * sizeof *e), *y = malloc((size_t)rows * n * sizeof *y);
+    swin_status st =
+        e && y ? SWIN_OK : swin_fail(SWIN_ERR_MEM, "--recover: no memory for errors of %d x %d", o->n, o->k);
+    for (size_t i = 0; st == SWIN_OK && i < size; i++) e[i] = rounded[i] - o->before[i];
+    if (st == SWIN_OK) st = recover_linear(o->r, y, x, rows, e, NULL, o->n, o->k);
+    *error = 0;
+    for (size_t j = 0; st == SWIN_OK && j < n; j++) {
+        double sum = 0, square = 0;
+        for (size_t r = 0; r < (size_t)rows; r++) {
+            const double v = y[r * n + j];
+            sum += v;
+            square += v * v;
+        }
+        *error += square - sum * sum / rows;
+    }
+    free(e);
+    free(y);
+    return st;
+}
+
+/* As they come, with the ranges given. */
+static void round_plainly(float *to, const rounder *o, const float *amax)
+{
+    for (int i = 0; i < o->n; i++)
+        for (int j = 0; j < o->k; j++) {
+            const size_t at = (size_t)i * (size_t)o->k + (size_t)j;
+            const double step = (double)amax[i] / 127.0;
+            to[at] = amax[i] > 0 ? (float)(code_of(o->before[at], 1 / step) * step) : 0;
+        }
+}
+
+/* Rounding that does not beat the plain one on rows of images that it has not seen is taken back. */
+static swin_status confirm(rounder *o, const float *amax, const float *x, int rows, bool *better)
+{
+    const size_t size = (size_t)o->n * (size_t)o->k;
+    double own, plain = 0;
+    float *rounded = malloc(size * sizeof *rounded);
+    if (!rounded) return swin_fail(SWIN_ERR_MEM, "--recover: no memory for weights of %d x %d", o->n, o->k);
+    round_plainly(rounded, o, amax);
+    swin_status st = output_error(&own, o, o->w, x, rows);
+    if (st == SWIN_OK) st = output_error(&plain, o, rounded, x, rows);
+    free(rounded);
+    *better = st == SWIN_OK && own < plain;
+    if (st == SWIN_OK)
+        swin_detail("  %d x %d: %.1f dB less error on other images", o->n, o->k, 10 * log10(plain / own));
+    if (st != SWIN_OK || *better) return st;
+    memcpy(o->w, o->before, size * sizeof *o->w);
+    memcpy(o->record->amax_channel, amax, (size_t)o->n * sizeof *amax);
+    return SWIN_OK;
+}
+
+/* The last of the images confirm what was found on the others. */
+static swin_status round_on(rounder *o, const recover_samples *x, int *count)
+{
+    const int images = x->rows / x->per_image, kept = images / CONFIRM, rows = (images - kept) * x->per_image;
+    const recover_samples fit = { .x = x->x, .rows = rows, .cols = x->cols };
+    const size_t size = (size_t)o->n * (size_t)o->k;
+    bool better = true;
+    float *amax = malloc((size_t)o->n * sizeof *amax);
+    o->before = malloc(size * sizeof *o->before);
+    swin_status st = amax && o->before
+                         ? factorise(o, &fit)
+                         : swin_fail(SWIN_ERR_MEM, "--recover: no memory for weights of %d x %d", o->n, o->k);
+    if (st == SWIN_OK) {
+        memcpy(o->before, o->w, size * sizeof *o->w);
+        memcpy(amax, o->record->amax_channel, (size_t)o->n * sizeof *amax);
+        transpose_lower(o->l, o->k);
+        st = swin_pool_run(o->r->pool, (size_t)(o->n + LANES - 1) / LANES, round_rows, o);
+    }
+    if (st == SWIN_OK && kept)
+        st = confirm(o, amax, x->x + (size_t)rows * (size_t)x->cols, x->rows - rows, &better);
+    *count += st == SWIN_OK && better;
+    free(amax);
+    return st;
+}
+
 static swin_status round_layer(swin_recover *r, const recover_samples *x, int *count)
 {
     rounder o = { .r = r, .k = x->cols };
@@ -224,15 +313,13 @@ static swin_status round_layer(swin_recover *r, const recover_samples *x, int *c
     o.l = malloc((size_t)o.k * (size_t)o.k * sizeof *o.l);
     o.variance = malloc((size_t)o.k * sizeof *o.variance);
     swin_status st = o.order && o.l && o.variance
-                         ? factorise(&o, x)
+                         ? round_on(&o, x, count)
                          : swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d inputs", o.k);
-    if (st == SWIN_OK) transpose_lower(o.l, o.k);
-    if (st == SWIN_OK) st = swin_pool_run(r->pool, (size_t)(o.n + LANES - 1) / LANES, round_rows, &o);
-    if (st == SWIN_OK) ++*count;
     if (st == SWIN_OK) {
         o.record->amax = 0;
         for (int i = 0; i < o.n; i++) o.record->amax = fmaxf(o.record->amax, o.record->amax_channel[i]);
     }
+    free(o.before);
     free(o.order);
     free(o.l);
     free(o.variance);
@@ -253,7 +340,7 @@ static swin_status round_part(recover_walk *k, int *count)
                                            SWIN_SITE_PROJ_INPUT, SWIN_SITE_FC1_INPUT, SWIN_SITE_FC2_INPUT };
     const int layers = merge ? 1 : LAYERS, part = k->part;
     recover_samples all[LAYERS] = { 0 };
-    recover_gather g = { .samples = all, .count = layers };
+    recover_gather g = { .r = r, .samples = all, .count = layers };
     swin_status st = SWIN_OK;
     for (int i = 0; st == SWIN_OK && i < layers; i++) {
         const swin_site site =

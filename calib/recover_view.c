@@ -6,7 +6,7 @@
 
 /* ---- samples ------------------------------------------------------------------------------------------------------ */
 
-enum { SITES = 7 }; /* of a block that are looked at */
+enum { SITES = 7, HIDDEN = 32 }; /* sites of a block that are looked at; channels of a task */
 
 static swin_status gather(recover_view *v, recover_walk *k, int rows, uint64_t seed)
 {
@@ -25,7 +25,7 @@ static swin_status gather(recover_view *v, recover_walk *k, int rows, uint64_t s
         { &v->operands[2], SWIN_SITE_MATMUL_V, c, 0 },
     };
     recover_samples all[SITES] = { 0 };
-    recover_gather g = { .samples = all };
+    recover_gather g = { .r = v->r, .samples = all };
     const int count = v->merge ? 1 : SITES;
     swin_status st = SWIN_OK;
     for (; st == SWIN_OK && g.count < count; g.count++)
@@ -182,10 +182,13 @@ static void head_importance(recover_view *v, int head)
 }
 
 /* The slope of GELU, Phi(u) + u phi(u), squared and averaged, times what fc2 makes of the channel. */
-static void hidden_importance(recover_view *v)
+static swin_status hidden_importance(void *user, size_t task, int worker)
 {
+    (void)worker;
+    recover_view *v = user;
     const int c = v->shape.channels, hidden = v->shape.hidden, rows = v->fc1.rows;
-    for (int k = 0; k < hidden; k++) {
+    const int from = (int)task * HIDDEN, to = hidden - from < HIDDEN ? hidden : from + HIDDEN;
+    for (int k = from; k < to; k++) {
         double sum = 0;
         for (int r = 0; r < rows; r++) {
             const double u = v->hidden[(size_t)r * (size_t)hidden + (size_t)k];
@@ -194,6 +197,7 @@ static void hidden_importance(recover_view *v)
         }
         v->fc1_importance[k] = (float)(sum / rows * column_energy(v->b->fc2_weight, c, hidden, k));
     }
+    return SWIN_OK;
 }
 
 swin_status recover_view_measure(recover_view *v)
@@ -221,7 +225,7 @@ swin_status recover_view_measure(recover_view *v)
         done);
     for (int h = 0; h < v->shape.heads; h++) head_importance(v, h);
     for (size_t i = 0; i < 3 * n; i++) v->qkv_importance[i] = (float)v->q_importance[i];
-    hidden_importance(v);
+    st = swin_pool_run(v->r->pool, (size_t)(hidden + HIDDEN - 1) / HIDDEN, hidden_importance, v);
 done:
     free(bias);
     return st;

@@ -4,6 +4,7 @@
 #include "calib/recover_impl.h"
 #include "quant/factor.h"
 #include "runtime/base/file.h"
+#include "runtime/base/log.h"
 #include "runtime/base/rng.h"
 #include "runtime/base/status.h"
 #include "runtime/swin/outputs.h"
@@ -21,7 +22,8 @@ static size_t floats_before(const swin_config *c, int part)
     return (size_t)tokens * (size_t)channels;
 }
 
-/* The taps of a walk see images of one pass; they are told how many came before. */
+/* The taps of a walk see images of one pass; they are told how many came before. A pass may end once its last image has been
+ * seen: there are as many images in it as the walk shows at once, else the earlier ones would go the whole way. */
 typedef struct shifted {
     const swin_tap *tap;
     recover_walk *walk;
@@ -39,7 +41,11 @@ static swin_status shifted_at(void *user, const swin_tap_point *p)
     const shifted *s = user;
     swin_tap_point q = *p;
     q.image += s->before;
-    return s->tap->at(s->tap->user, &q);
+    SWIN_TRY(s->tap->at(s->tap->user, &q));
+    if (!s->walk->stops) return SWIN_OK;
+    s->walk->width = p->images > s->walk->width ? p->images : s->walk->width;
+    s->walk->stopped = p->image + p->images == p->batch;
+    return s->walk->stopped ? SWIN_ERR_LIMIT : SWIN_OK;
 }
 
 static swin_status pass(recover_walk *k, const swin_tap *tap, const float *in, int n, float *out)
@@ -56,9 +62,11 @@ swin_status recover_walk_part(recover_walk *k, const swin_tap *tap, bool advance
     const swin_config *c = k->r->config;
     const size_t in = floats_before(c, k->part), out = floats_before(c, k->part + 1);
     const float *from = k->part ? k->stream : k->r->pixels;
-    const int together = k->singly ? 1 : TOGETHER;
-    for (int at = 0; at < k->r->fit; at += together) {
-        const int n = k->r->fit - at < together ? k->r->fit - at : together;
+    const double start = swin_now();
+    k->width = 0;
+    for (int at = 0, n; at < k->r->fit; at += n) {
+        const int together = k->width ? k->width : TOGETHER;
+        n = k->r->fit - at < together ? k->r->fit - at : together;
         shifted s = { tap, k, at };
         const swin_tap shift = { .user = &s, .wants = shifted_wants, .at = shifted_at };
         SWIN_TRY(swin_check_interrupt());
@@ -68,6 +76,7 @@ swin_status recover_walk_part(recover_walk *k, const swin_tap *tap, bool advance
         if (st != SWIN_OK && !k->stopped) return st;
     }
     k->part += advance;
+    k->r->walk_s += swin_now() - start;
     return SWIN_OK;
 }
 
@@ -126,16 +135,6 @@ static void take_rows(recover_samples *s, const float *x, int64_t rows, int64_t 
     }
 }
 
-static void take_ranges(recover_samples *s, const float *x, int64_t rows, int64_t ld)
-{
-    float *lo = s->lo, *hi = s->hi;
-    for (int64_t r = 0; r < rows; r++, x += ld)
-        for (int k = 0; k < s->cols; k++) {
-            lo[k] = x[k] < lo[k] ? x[k] : lo[k];
-            hi[k] = x[k] > hi[k] ? x[k] : hi[k];
-        }
-}
-
 static recover_samples *samples_of(const recover_gather *g, swin_site site)
 {
     for (int i = 0; i < g->count; i++)
@@ -146,6 +145,14 @@ static recover_samples *samples_of(const recover_gather *g, swin_site site)
 static bool gather_wants(void *user, swin_site site)
 {
     return samples_of(user, site) != NULL;
+}
+
+swin_status recover_download(swin_recover *r, float *host, const void *x, size_t n)
+{
+    const double start = swin_now();
+    const swin_status st = r->dev->ops->download(r->dev, host, x, n * sizeof *host);
+    r->copy_s += swin_now() - start;
+    return st;
 }
 
 static swin_status gather_at(void *user, const swin_tap_point *p)
@@ -160,12 +167,11 @@ static swin_status gather_at(void *user, const swin_tap_point *p)
         g->size = g->host ? n : 0;
         if (!g->host) return swin_fail(SWIN_ERR_MEM, "--recover: no memory for %zu values", n);
     }
-    SWIN_TRY(p->dev->ops->download(p->dev, g->host, x->data, n * sizeof *g->host));
+    SWIN_TRY(recover_download(g->r, g->host, x->data, n));
     const int64_t rows = x->rows / p->images;
     for (int i = 0; i < p->images; i++)
         take_rows(s, g->host + (size_t)(i * rows * x->ld), rows, x->ld, p->image + i);
-    take_ranges(s, g->host, x->rows, x->ld);
-    return SWIN_OK;
+    return recover_column_extremes(g->r, s->lo, s->hi, g->host, x->rows, s->cols, x->ld);
 }
 
 swin_tap recover_gather_tap(recover_gather *g)

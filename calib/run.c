@@ -245,10 +245,14 @@ static swin_status prepare_recovery(run *r, swin_dev *dev, const swin_config *c,
     SWIN_TRY(swin_recover_open(&r->recover, dev, c, w, r->f, r->data, &ro));
     const size_t *indices = swin_recover_indices(r->recover, &count);
     *seen = count == r->nchosen && !swin_recover_has(r->recover, SWIN_RECOVER_BEFORE);
-    const swin_status st = look(r, dev, w, indices, count, *seen);
-    if (!*seen) close_all(r);
-    SWIN_TRY(st);
-    return swin_recover_run(r->recover, SWIN_RECOVER_BEFORE);
+    if (*seen) return look(r, dev, w, indices, count, true);
+    while (swin_recover_has(r->recover, SWIN_RECOVER_BEFORE)) {
+        const swin_status st = look(r, dev, swin_recover_weights(r->recover), indices, count, false);
+        close_all(r);
+        SWIN_TRY(st);
+        SWIN_TRY(swin_recover_run(r->recover, SWIN_RECOVER_BEFORE));
+    }
+    return SWIN_OK;
 }
 
 /* The weights change with what is relaxed, so the file's corrections are collected anew. */

@@ -56,7 +56,7 @@ static swin_status gemm_units(swin_relax_unit *u, int *count, const swin_calib_f
         swin_site_name(output, u[*count].name);
         add_site(&u[(*count)++], f, output);
     }
-    swin_relax_unit g = { .part = part, .bytes = m * k + n * k, .ops = 2 * m * n * k };
+    swin_relax_unit g = { .part = part, .bytes = m * k + n * k, .ops = 2 * m * n * k, .weights = n * k };
     swin_site_module(input, g.name);
     add_site(&g, f, input);
     add_site(&g, f, after(input, 1));
@@ -104,6 +104,12 @@ swin_status swin_relax_units(swin_relax_unit **units, int *count, const swin_cal
     free(u);
     *units = NULL;
     return st;
+}
+
+double swin_relax_time(const swin_relax_unit *u)
+{
+    const double batch = 64, bytes = (double)(u->bytes - u->weights) + (double)u->weights / batch;
+    return (double)u->ops / 1.19e15 + bytes / 3.0e12;
 }
 
 void swin_relax_set(swin_calib_file *f, const swin_relax_unit *u, bool relaxed)

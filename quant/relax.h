@@ -33,6 +33,7 @@ typedef struct swin_relax_unit {
     /* What an engine pays for one image when the unit is FP16 instead of INT8 (swin_relax_units): bytes moved besides those of
      * INT8, and operations (multiplications and additions) that run at FP16's rate, half of INT8's. */
     uint64_t bytes, ops;
+    uint64_t weights; /* of the bytes: those that are read once for a batch */
     /* As measured (quant/sensitivity.h), decibels of the logits; NaN: not measured */
     double alone_db; /* when nothing else is quantized */
     double share;    /* of the error of all units alone, percent */
@@ -49,6 +50,10 @@ typedef struct swin_relax_unit {
  * operands; its probabilities stay in the kernel. FP16 has one byte more than INT8 for each element.
  */
 swin_status swin_relax_units(swin_relax_unit **units, int *count, const struct swin_calib_file *f);
+
+/* Seconds that the model gives a unit in INT8 for one image of a batch of 64: its operations at 1.19e15, its bytes at 3.0e12 a
+ * second, an H100's rates as measured (tests/RESULTS.md). In FP16 it takes twice that. */
+double swin_relax_time(const swin_relax_unit *u);
 
 /* Switch the sites of a unit off or on in f. On: those that the mode quantizes. */
 void swin_relax_set(struct swin_calib_file *f, const swin_relax_unit *u, bool relaxed);

@@ -158,6 +158,7 @@ static swin_ops timed_table(const swin_ops *real, bool composed)
     t.attention_s8 = attention_s8;
     t.attention_half_s8 = real->attention_half_s8 && !composed ? attention_half_s8 : NULL;
     t.mlp_half_s8 = real->mlp_half_s8 && !composed ? mlp_half_s8 : NULL;
+    t.blocks_s8 = NULL;
     t.merge_s8 = NULL;
     t.attention_half = real->attention_half && !composed ? attention_half : NULL;
     t.mlp_half = real->mlp_half && !composed ? mlp_half : NULL;

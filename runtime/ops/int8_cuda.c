@@ -1,10 +1,10 @@
-/* The integer operators of the cuda backend, and the half blocks made of them. */
+/* The integer operators of the cuda backend, one by one; half blocks and blocks: int8_blocks_cuda.c. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "runtime/ops/kernels/cuda_dev.h"
-#include "runtime/ops/kernels/int8.h"
+#include "runtime/ops/kernels/int8_dev.h"
 
 /* What swin_linear.packed points to when dtype is SWIN_S8. */
 typedef struct cuda_linear_s8 {
@@ -120,7 +120,7 @@ static swin_status check_floats(const char *op, const swin_tensor *t, int64_t ro
     return SWIN_OK;
 }
 
-static swin_status check_windows(const char *op, const swin_windows *g, int64_t rows)
+swin_status swin_windows_check_cuda(const char *op, const swin_windows *g, int64_t rows)
 {
     if (g->window >= 1 && g->height % g->window == 0 && g->width % g->window == 0 && g->shift >= 0 &&
         g->shift < g->height && g->shift < g->width && swin_windows_tokens(g) == rows)
@@ -130,7 +130,8 @@ static swin_status check_windows(const char *op, const swin_windows *g, int64_t 
 }
 
 /* |x| <= 128, |w| <= 127: sums of 132,104 products fit INT32. */
-static swin_status check_layer(const char *op, const swin_linear *l, const swin_tensor *x, float after_scale)
+swin_status swin_layer_check_cuda(const char *op, const swin_linear *l, const swin_tensor *x,
+                                  float after_scale)
 {
     if (l->dtype != SWIN_S8 || l->in > 132104)
         return swin_fail(SWIN_ERR_VALUE, "%s: a %s weight of %d inputs", op, swin_dtype_name(l->dtype),
@@ -155,7 +156,7 @@ swin_status swin_norm_s8_cuda(swin_dev *dev, swin_tensor *out, const swin_tensor
     const bool merge = rows == SWIN_ROWS_MERGE;
     SWIN_TRY(check_floats("layernorm", x, x->rows, x->cols));
     SWIN_TRY(check_codes("layernorm", out, merge ? x->rows / 4 : x->rows, merge ? 4 * x->cols : x->cols));
-    if (rows == SWIN_ROWS_WINDOWS) SWIN_TRY(check_windows("layernorm_windows", g, x->rows));
+    if (rows == SWIN_ROWS_WINDOWS) SWIN_TRY(swin_windows_check_cuda("layernorm_windows", g, x->rows));
     if (merge && (g->height % 2 || g->width % 2 || swin_windows_tokens(g) != x->rows))
         return swin_fail(SWIN_ERR_VALUE, "layernorm_merge: a map of %d x %d", g->height, g->width);
     return swin_cuda_status(swin_norm_s8_launch(swin_cuda_of(dev)->stream, out, x, n, rows, g),
@@ -183,7 +184,7 @@ swin_status swin_normalise_heads_s8_cuda(swin_dev *dev, swin_tensor *out, const 
 /* ---- products
  * ------------------------------------------------------------------------------------------------ */
 
-static swin_gemm_s8 gemm_of(const swin_tensor *x, const swin_linear *l, float after_scale)
+swin_gemm_s8 swin_gemm_s8_of(const swin_tensor *x, const swin_linear *l, float after_scale)
 {
     const cuda_linear_s8 *p = l->packed;
     return (swin_gemm_s8){ .m = x->rows,
@@ -203,17 +204,17 @@ static swin_gemm_s8 gemm_of(const swin_tensor *x, const swin_linear *l, float af
                            .width = l->out };
 }
 
-static swin_s8_part part_of(const swin_tensor *y)
+swin_s8_part swin_s8_part_of(const swin_tensor *y)
 {
     swin_s8_part p = {
         .data = y->data, .ld = y->ld, .unit = (int)swin_dtype_size(y->dtype), .dtype = y->dtype
     };
-    if (y->dtype == SWIN_S8) p.rule = swin_s8_rule_of(y);
+    if (y->dtype == SWIN_S8) p.rule = swin_s8_rule_of(y), p.shrink = y->shrink;
     return p;
 }
 
 /* Tensor cores need sm_80; before it and for odd shapes there is the plain kernel. */
-static swin_status run_gemm(swin_cuda *d, const swin_gemm_s8 *p)
+swin_status swin_gemm_s8_run(swin_cuda *d, const swin_gemm_s8 *p)
 {
     cudaError_t e = cudaErrorNotSupported;
     if (d->major >= 8) e = swin_gemm_s8_launch(d->stream, p, -1, d->multiprocessors);
@@ -224,10 +225,10 @@ static swin_status run_gemm(swin_cuda *d, const swin_gemm_s8 *p)
 swin_status swin_linear_s8_cuda(swin_dev *dev, swin_tensor *y, int parts, const swin_tensor *x,
                                 const swin_linear *l, float after_scale, swin_act act)
 {
-    SWIN_TRY(check_layer("linear_s8", l, x, after_scale));
+    SWIN_TRY(swin_layer_check_cuda("linear_s8", l, x, after_scale));
     if (parts < 1 || parts > SWIN_S8_PARTS || l->out % parts)
         return swin_fail(SWIN_ERR_VALUE, "linear_s8: %d outputs in %d parts", l->out, parts);
-    swin_gemm_s8 p = gemm_of(x, l, after_scale);
+    swin_gemm_s8 p = swin_gemm_s8_of(x, l, after_scale);
     p.act = act;
     p.parts = parts, p.width = l->out / parts;
     for (int i = 0; i < parts; i++) {
@@ -237,29 +238,29 @@ swin_status swin_linear_s8_cuda(swin_dev *dev, swin_tensor *y, int parts, const 
             SWIN_TRY(check_shape("linear_s8", &y[i], x->rows, p.width));
         else
             SWIN_TRY(check_floats("linear_s8", &y[i], x->rows, p.width));
-        p.y[i] = part_of(&y[i]);
+        p.y[i] = swin_s8_part_of(&y[i]);
     }
-    return run_gemm(swin_cuda_of(dev), &p);
+    return swin_gemm_s8_run(swin_cuda_of(dev), &p);
 }
 
 swin_status swin_linear_s8_residual_cuda(swin_dev *dev, swin_tensor *residual, const swin_tensor *x,
                                          const swin_linear *l, float after_scale, const swin_windows *g)
 {
-    SWIN_TRY(check_layer("linear_s8_residual", l, x, after_scale));
+    SWIN_TRY(swin_layer_check_cuda("linear_s8_residual", l, x, after_scale));
     SWIN_TRY(check_floats("linear_s8_residual", residual, x->rows, l->out));
-    if (g) SWIN_TRY(check_windows("linear_s8_residual", g, x->rows));
-    swin_gemm_s8 p = gemm_of(x, l, after_scale);
-    p.y[0] = part_of(residual);
+    if (g) SWIN_TRY(swin_windows_check_cuda("linear_s8_residual", g, x->rows));
+    swin_gemm_s8 p = swin_gemm_s8_of(x, l, after_scale);
+    p.y[0] = swin_s8_part_of(residual);
     p.residual = true;
     p.windows = g != NULL;
     if (g) p.g = *g;
-    return run_gemm(swin_cuda_of(dev), &p);
+    return swin_gemm_s8_run(swin_cuda_of(dev), &p);
 }
 
 /* ---- attention
  * ----------------------------------------------------------------------------------------------- */
 
-static swin_status run_attention(swin_cuda *d, const swin_attention_s8_args *p)
+swin_status swin_attention_s8_run(swin_cuda *d, const swin_attention_s8_args *p)
 {
     cudaError_t e = cudaErrorNotSupported;
     const char *how = getenv("SWIN_S8_ATTENTION"); /* experiment */
@@ -278,7 +279,7 @@ swin_status swin_attention_s8_cuda(swin_dev *dev, swin_tensor *out, const swin_t
     const int64_t rows = swin_windows_tokens(g), channels = (int64_t)a->heads * a->head_size;
     if (a->heads < 1 || a->head_size < 1)
         return swin_fail(SWIN_ERR_VALUE, "attention_s8: %d heads of %d", a->heads, a->head_size);
-    SWIN_TRY(check_windows("attention_s8", g, out->rows));
+    SWIN_TRY(swin_windows_check_cuda("attention_s8", g, out->rows));
     for (int i = 0; i < 3; i++) {
         SWIN_TRY(check_codes("attention_s8", &qkv[i], rows, channels));
         if (qkv[i].zero_point != 0)
@@ -290,121 +291,8 @@ swin_status swin_attention_s8_cuda(swin_dev *dev, swin_tensor *out, const swin_t
         SWIN_TRY(check_floats("attention_s8", out, rows, channels));
     if (a->softmax == SWIN_SOFTMAX_EXACT && !(prob_scale > 0))
         return swin_fail(SWIN_ERR_VALUE, "attention_s8: probabilities of scale %g", (double)prob_scale);
-    return run_attention(
+    return swin_attention_s8_run(
         swin_cuda_of(dev),
         &(swin_attention_s8_args){
             .a = *a, .g = *g, .q = qkv[0], .k = qkv[1], .v = qkv[2], .out = *out, .prob_scale = prob_scale });
-}
-
-/* ---- half blocks
- * --------------------------------------------------------------------------------------------- */
-
-/* A matrix of codes in memory at p. */
-static swin_tensor placed(const swin_tensor *how, void *p, int64_t rows, int64_t cols, int64_t ld)
-{
-    swin_tensor t = *how;
-    t.data = p, t.dtype = SWIN_S8, t.rows = rows, t.cols = cols, t.ld = ld;
-    return t;
-}
-
-/* Room for codes of two widths. */
-static swin_status two_matrices(swin_cuda *d, char **a, int64_t a_cols, char **b, int64_t b_cols,
-                                int64_t rows)
-{
-    const size_t first = ((size_t)(rows * a_cols) + 255) & ~(size_t)255;
-    void *p;
-    SWIN_TRY(swin_cuda_work(d, &p, first + (size_t)(rows * b_cols)));
-    *a = p, *b = (char *)p + first;
-    return SWIN_OK;
-}
-
-/* LayerNorm and the product that reads it: one kernel where there is one, else two with the codes in
- * `normed`. */
-static swin_status norm_linear(swin_cuda *d, swin_tensor *y, int parts, const swin_tensor *x,
-                               const swin_norm *n, const swin_layer_s8 *l, swin_act act, void *normed)
-{
-    swin_tensor codes = placed(&l->input, normed, x->rows, x->cols, x->cols);
-    SWIN_TRY(check_layer("linear_s8", l->l, &codes, l->after_scale));
-    swin_norm_gemm_s8 p = { .norm = *n,
-                            .input = swin_s8_rule_of(&codes),
-                            .x = x->data,
-                            .ldx = x->ld,
-                            .gemm = gemm_of(&codes, l->l, l->after_scale) };
-    p.gemm.act = act;
-    p.gemm.parts = parts, p.gemm.width = l->l->out / parts;
-    for (int i = 0; i < parts; i++) p.gemm.y[i] = part_of(&y[i]);
-    const cudaError_t e = x->dtype == SWIN_F16 && n->gamma
-                              ? swin_norm_gemm_s8_launch(d->stream, &p, d->multiprocessors)
-                              : cudaErrorNotSupported;
-    if (e != cudaErrorNotSupported) return swin_cuda_status(e, "layernorm and linear_s8");
-    SWIN_TRY(swin_norm_s8_cuda(&d->base, &codes, x, n, SWIN_ROWS_SAME, NULL));
-    return swin_linear_s8_cuda(&d->base, y, parts, &codes, l->l, l->after_scale, act);
-}
-
-/* The windows stay where they are: attention alone gathers and scatters them, so everything else runs in
- * image order. */
-swin_status swin_attention_half_s8_cuda(swin_dev *dev, swin_tensor *x, const swin_norm *n,
-                                        const swin_layer_s8 *qkv, const swin_tensor parts[3],
-                                        const swin_attention *a, float prob_scale, const swin_layer_s8 *proj,
-                                        const swin_windows *g)
-{
-    swin_cuda *d = swin_cuda_of(dev);
-    const int64_t rows = x->rows, c = x->cols;
-    char *narrow, *wide;
-    SWIN_TRY(check_windows("attention_half_s8", g, rows));
-    SWIN_TRY(two_matrices(d, &narrow, c, &wide, 3 * c, rows));
-    swin_tensor codes[3];
-    for (int i = 0; i < 3; i++) codes[i] = placed(&parts[i], wide + i * c, rows, c, 3 * c);
-    SWIN_TRY(norm_linear(d, codes, 3, x, n, qkv, SWIN_ACT_NONE, narrow));
-    const swin_tensor mixed = placed(&proj->input, narrow, rows, c, c);
-    SWIN_TRY(run_attention(d, &(swin_attention_s8_args){ .a = *a,
-                                                         .g = *g,
-                                                         .q = codes[0],
-                                                         .k = codes[1],
-                                                         .v = codes[2],
-                                                         .out = mixed,
-                                                         .prob_scale = prob_scale,
-                                                         .image_order = true }));
-    return swin_linear_s8_residual_cuda(dev, x, &mixed, proj->l, proj->after_scale, NULL);
-}
-
-/* The whole half in one kernel, where there is one for these shapes. */
-static cudaError_t fused_mlp(swin_cuda *d, const swin_tensor *x, const swin_norm *n, const swin_layer_s8 *fc1,
-                             const swin_layer_s8 *fc2)
-{
-    if (fc1->l->in != x->cols || fc2->l->out != x->cols || fc1->l->out != fc2->l->in || !n->gamma)
-        return cudaErrorNotSupported;
-    swin_tensor normed = placed(&fc1->input, NULL, x->rows, x->cols, x->cols),
-                hidden = placed(&fc2->input, NULL, x->rows, fc2->l->in, fc2->l->in);
-    swin_mlp_s8 p = { .norm = *n,
-                      .input = swin_s8_rule_of(&normed),
-                      .hidden = swin_s8_rule_of(&hidden),
-                      .fc1 = gemm_of(&normed, fc1->l, fc1->after_scale),
-                      .fc2 = gemm_of(&hidden, fc2->l, fc2->after_scale) };
-    p.fc2.y[0] = part_of(x);
-    p.fc2.residual = true;
-    return swin_mlp_s8_launch(d->stream, &p, d->multiprocessors);
-}
-
-swin_status swin_mlp_half_s8_cuda(swin_dev *dev, swin_tensor *x, const swin_norm *n, const swin_layer_s8 *fc1,
-                                  const swin_layer_s8 *fc2)
-{
-    swin_cuda *d = swin_cuda_of(dev);
-    char *narrow, *wide;
-    const cudaError_t e = fused_mlp(d, x, n, fc1, fc2);
-    if (e != cudaErrorNotSupported) return swin_cuda_status(e, "mlp_half_s8");
-    SWIN_TRY(two_matrices(d, &narrow, x->cols, &wide, fc1->l->out, x->rows));
-    swin_tensor hidden = placed(&fc2->input, wide, x->rows, fc1->l->out, fc1->l->out);
-    SWIN_TRY(norm_linear(d, &hidden, 1, x, n, fc1, SWIN_ACT_GELU, narrow));
-    return swin_linear_s8_residual_cuda(dev, x, &hidden, fc2->l, fc2->after_scale, NULL);
-}
-
-swin_status swin_merge_s8_cuda(swin_dev *dev, swin_tensor *out, const swin_tensor *x, const swin_norm *n,
-                               const swin_layer_s8 *reduction, const swin_windows *g)
-{
-    char *normed_at, *none;
-    SWIN_TRY(two_matrices(swin_cuda_of(dev), &normed_at, 4 * x->cols, &none, 0, x->rows / 4));
-    swin_tensor normed = placed(&reduction->input, normed_at, x->rows / 4, 4 * x->cols, 4 * x->cols);
-    SWIN_TRY(swin_norm_s8_cuda(dev, &normed, x, n, SWIN_ROWS_MERGE, g));
-    return swin_linear_s8_cuda(dev, out, 1, &normed, reduction->l, reduction->after_scale, SWIN_ACT_NONE);
 }

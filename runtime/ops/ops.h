@@ -100,6 +100,16 @@ typedef struct swin_layer_s8 {
     float after_scale;
 } swin_layer_s8;
 
+/* A block of the integer network. */
+typedef struct swin_block_s8 {
+    swin_norm norm1, norm2;
+    swin_layer_s8 qkv, proj, fc1, fc2;
+    swin_tensor parts[3]; /* how q, k, v are quantized; no data */
+    swin_attention attention;
+    float prob_scale;
+    int shift;
+} swin_block_s8;
+
 /* Patch embedding: a convolution whose kernel is its stride, then LayerNorm (gamma NULL: none). */
 typedef struct swin_patch_embed {
     int patch, in_chans, channels; /* P, 3, C */
@@ -224,7 +234,8 @@ struct swin_ops {
     /* ---- integer network (NULL where a backend does not offer it) -------------------------------------------------- */
     /* An S8 matrix carries scale, zero_point, qmin and qmax; code = clamp(rint(x * (1 / scale)) + zero_point, qmin, qmax),
      * half to even, NaN to qmin. The three layernorm operators above also take an S8 output. With `shrinks`, S8 outputs of
-     * quantize and linear_s8 may carry `shrink` vectors: x is then x * shrink[column], rounded to float32. */
+     * quantize and linear_s8, and fc2's input in a half block, may carry `shrink` vectors: x is then x * shrink[column],
+     * rounded to float32 (or 1 / scale is multiplied by it). */
     bool shrinks;
 
     /* out S8 = x quantized; same shape, no overlap. */
@@ -256,6 +267,11 @@ struct swin_ops {
                                      const swin_windows *g);
     swin_status (*mlp_half_s8)(swin_dev *dev, swin_tensor *x, const swin_norm *n, const swin_layer_s8 *fc1,
                                const swin_layer_s8 *fc2);
+    /* Optional, where all layers of some blocks run on integers: `count` blocks one after the other, in place on x; g's
+     * shift is not read. As the halves, but where proj's product is rounded before its bias, x is not rounded to its type
+     * between them: a half-precision stream would move codes there, each by a step of that rounding. */
+    swin_status (*blocks_s8)(swin_dev *dev, swin_tensor *x, const swin_block_s8 *blocks, int count,
+                             const swin_windows *g);
     /* out = W LayerNorm(x) of four neighbours, as layernorm_merge and then linear_s8 with one part. */
     swin_status (*merge_s8)(swin_dev *dev, swin_tensor *out, const swin_tensor *x, const swin_norm *n,
                             const swin_layer_s8 *reduction, const swin_windows *g);

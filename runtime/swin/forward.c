@@ -492,9 +492,11 @@ static const swin_norm *norm_before(const net_block *b, const swin_norm *n)
 /* What an integer layer needs in a fused half. */
 static swin_layer_s8 fused_layer(const net_layer *l)
 {
-    return (swin_layer_s8){ .l = &l->l,
-                            .input = code_matrix(NULL, 0, 0, &l->input),
-                            .after_scale = l->after_scale };
+    swin_layer_s8 f = { .l = &l->l,
+                        .input = code_matrix(NULL, 0, 0, &l->input),
+                        .after_scale = l->after_scale };
+    f.input.shrink = l->shrink;
+    return f;
 }
 
 static swin_status fused_attention(const walk *w, const net_block *b, swin_tensor *x, const swin_windows *g)
@@ -633,6 +635,53 @@ static swin_status pool(walk *w, swin_tensor *x, int tokens)
     return rounded(w, &out);
 }
 
+enum { MOST_FUSED = 32 };
+
+/* How many blocks, from w->block up to `end`, are wholly on integers with nothing watched inside them. */
+static int integer_blocks(walk *w, const net_stage *s, int end)
+{
+    const int first = w->block;
+    int count = 0;
+    for (; w->block < end && count < MOST_FUSED; w->block++) {
+        const net_block *b = &s->blocks[w->block];
+        if (!b->qkv.integer || !b->attention_integer || !b->proj.integer || !b->fc1.integer || !b->fc2.integer ||
+            b->head_scale || !unwatched(w, SWIN_SITE_LAYERNORM_INPUT1, SWIN_SITE_ADD2_LOCAL))
+            break;
+        count++;
+        if (wants(w, SWIN_SITE_BLOCK_OUT)) break;
+    }
+    w->block = first;
+    return count;
+}
+
+/* Those blocks as one operator, where the backend has it for them. Done is how many were run; 0: none. */
+static swin_status fused_blocks(walk *w, int *done, const net_stage *s, swin_tensor *x, const swin_windows *g,
+                                int end)
+{
+    swin_block_s8 all[MOST_FUSED];
+    const int count = w->ops->blocks_s8 ? integer_blocks(w, s, end) : 0;
+    *done = 0;
+    if (count == 0) return SWIN_OK;
+    for (int k = 0; k < count; k++) {
+        const net_block *b = &s->blocks[w->block + k];
+        all[k] = (swin_block_s8){ .norm1 = b->norm1,
+                                  .norm2 = b->norm2,
+                                  .qkv = fused_layer(&b->qkv),
+                                  .proj = fused_layer(&b->proj),
+                                  .fc1 = fused_layer(&b->fc1),
+                                  .fc2 = fused_layer(&b->fc2),
+                                  .attention = b->attention,
+                                  .prob_scale = b->prob_scale,
+                                  .shift = b->shift };
+        for (int i = 0; i < 3; i++) all[k].parts[i] = code_matrix(NULL, 0, 0, &b->operands[i]);
+    }
+    open_range(w, "blocks");
+    const swin_status st = close_range(w, w->ops->blocks_s8(w->dev, x, all, count, g));
+    if (st == SWIN_ERR_UNSUPPORTED) return SWIN_OK;
+    *done = count;
+    return st;
+}
+
 /* Places [first, end) of one stage over one chunk of images: its blocks, then the merge or the final norm. */
 static swin_status run_chunk(walk *w, int stage, int first, int end)
 {
@@ -647,6 +696,13 @@ static swin_status run_chunk(walk *w, int stage, int first, int end)
     w->stage = stage;
     w->last = end < s->shape.depth ? end : s->shape.depth;
     for (w->block = first; w->block < w->last; w->block++) {
+        int done;
+        SWIN_TRY(fused_blocks(w, &done, s, &x, &g, w->last));
+        if (done > 0) {
+            w->block += done - 1;
+            SWIN_TRY(touch(w, SWIN_SITE_BLOCK_OUT, &x));
+            continue;
+        }
         const net_block *b = &s->blocks[w->block];
         g.shift = b->shift;
         open_range(w, "attention half");

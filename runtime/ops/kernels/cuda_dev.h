@@ -76,7 +76,7 @@ swin_status swin_merge_cuda(swin_dev *dev, swin_tensor *out, const swin_tensor *
 swin_status swin_patch_embed_cuda(swin_dev *dev, swin_tensor *out, const float *images, int batch, int size,
                                   const swin_patch_embed *p);
 
-/* int8_cuda.c: the operators of those names in swin_ops; norm_s8 is the three layernorm operators with an S8 output. */
+/* int8_cuda.c and int8_blocks_cuda.c: the operators of those names in swin_ops; norm_s8 is the three layernorm operators with an S8 output. */
 swin_status swin_quantize_cuda(swin_dev *dev, swin_tensor *out, const swin_tensor *x);
 swin_status swin_norm_s8_cuda(swin_dev *dev, swin_tensor *out, const swin_tensor *x, const swin_norm *n,
                               swin_norm_rows rows, const swin_windows *g);
@@ -98,6 +98,8 @@ swin_status swin_attention_half_s8_cuda(swin_dev *dev, swin_tensor *x, const swi
                                         const swin_windows *g);
 swin_status swin_mlp_half_s8_cuda(swin_dev *dev, swin_tensor *x, const swin_norm *n, const swin_layer_s8 *fc1,
                                   const swin_layer_s8 *fc2);
+swin_status swin_blocks_s8_cuda(swin_dev *dev, swin_tensor *x, const swin_block_s8 *blocks, int count,
+                                const swin_windows *g);
 swin_status swin_merge_s8_cuda(swin_dev *dev, swin_tensor *out, const swin_tensor *x, const swin_norm *n,
                                const swin_layer_s8 *reduction, const swin_windows *g);
 

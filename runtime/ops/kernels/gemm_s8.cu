@@ -84,9 +84,11 @@ __global__ void __launch_bounds__(256) gemm_s8_any_kernel(const __grid_constant_
             s8_value(sum, p.x_scale * p.w_scale[col], p.bias ? p.bias[col] : 0.f, p.after, p.after_inverse);
         if (p.act == SWIN_ACT_GELU) v = s8_gelu(v);
         const swin_s8_part &y = p.y[part];
+        swin_s8_rule rule = y.rule;
+        if (y.shrink) rule.inverse *= y.shrink[col - part * p.width];
         const int64_t at = to * y.ld + col - part * p.width;
         if (y.dtype == SWIN_S8)
-            ((int8_t *)y.data)[at] = (int8_t)__float_as_uint(s8_code(v, y.rule));
+            ((int8_t *)y.data)[at] = (int8_t)__float_as_uint(s8_code(v, rule));
         else if (y.dtype == SWIN_S32)
             ((int *)y.data)[at] = sum;
         else if (y.dtype == SWIN_F32)
@@ -122,10 +124,11 @@ template <int LAST> gemm_s8_config *table()
 /* The leanest last step that does what p asks for. */
 int last_of(const swin_gemm_s8 *p)
 {
+    if (p->local.codes) return S8_LOCAL;
     if (p->residual) return p->y[0].dtype == SWIN_F16 ? S8_RESIDUAL : S8_ANY;
     if (p->parts == 1 && p->y[0].dtype == SWIN_F16 && p->act == SWIN_ACT_NONE) return S8_HALVES;
     for (int i = 0; i < p->parts; i++)
-        if (p->y[i].dtype != SWIN_S8) return S8_ANY;
+        if (p->y[i].dtype != SWIN_S8 || (p->y[i].shrink && p->act == SWIN_ACT_NONE)) return S8_ANY;
     return p->act == SWIN_ACT_NONE ? S8_CODES : p->parts == 1 ? S8_GELU_CODES : S8_ANY;
 }
 
@@ -141,6 +144,8 @@ gemm_s8_config *table_of(int last, int *count)
         return table<S8_GELU_CODES>();
     case S8_RESIDUAL:
         return table<S8_RESIDUAL>();
+    case S8_LOCAL:
+        return table<S8_LOCAL>();
     case S8_HALVES:
         return table<S8_HALVES>();
     default:
@@ -214,7 +219,8 @@ bool aligned(const swin_gemm_s8 *p)
     for (int i = 0; i < p->parts; i++) {
         const swin_s8_part *y = &p->y[i];
         const int piece = y->unit == 1 ? 8 : 16;
-        ok = ok && y->ld * y->unit % piece == 0 && (uintptr_t)y->data % (uintptr_t)piece == 0;
+        ok = ok && y->ld * y->unit % piece == 0 && (uintptr_t)y->data % (uintptr_t)piece == 0 &&
+             (uintptr_t)y->shrink % 16 == 0;
     }
     return ok;
 }
@@ -256,6 +262,7 @@ extern "C" cudaError_t swin_gemm_s8_launch(cudaStream_t stream, const swin_gemm_
 extern "C" cudaError_t swin_gemm_s8_any_launch(cudaStream_t stream, const swin_gemm_s8 *p)
 {
     if (p->m == 0 || p->n == 0) return cudaSuccess;
+    if (p->local.codes) return cudaErrorNotSupported;
     gemm_s8_any_kernel<<<swin_blocks(p->m * p->n, 256, 1 << 16), 256, 0, stream>>>(*p);
     return cudaGetLastError();
 }

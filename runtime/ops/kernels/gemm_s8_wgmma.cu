@@ -158,6 +158,8 @@ gemm_s8_config *swin_wgmma_s8_table(int last, int *count)
         return table<S8_GELU_CODES>();
     case S8_RESIDUAL:
         return table<S8_RESIDUAL>();
+    case S8_LOCAL:
+        return table<S8_LOCAL>();
     case S8_HALVES:
         return table<S8_HALVES>();
     default:

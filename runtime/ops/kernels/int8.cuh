@@ -47,6 +47,44 @@ __device__ __forceinline__ unsigned s8_codes4(const float *x, const swin_s8_rule
     return s8_pack(s8_code(x[0], r), s8_code(x[1], r), s8_code(x[2], r), s8_code(x[3], r));
 }
 
+/* The same with a factor for each, 1 / scale included. */
+__device__ __forceinline__ unsigned s8_codes4(const float *x, float4 factor, swin_s8_rule r)
+{
+    const float f[4] = { factor.x, factor.y, factor.z, factor.w };
+    float code[4];
+#pragma unroll
+    for (int k = 0; k < 4; k++) r.inverse = f[k], code[k] = s8_code(x[k], r);
+    return s8_pack(code[0], code[1], code[2], code[3]);
+}
+
+/* Factors of four columns: 1 / scale times what the values are multiplied by. */
+__device__ __forceinline__ float4 s8_factors(const float *shrink, const swin_s8_rule &r)
+{
+    const float4 f = __ldg(reinterpret_cast<const float4 *>(shrink));
+    return make_float4(f.x * r.inverse, f.y * r.inverse, f.z * r.inverse, f.w * r.inverse);
+}
+
+/* Eight codes of a part whose first column here is `col`. */
+__device__ __forceinline__ uint2 s8_codes8(const float (&x)[8], const swin_s8_part &y, int col)
+{
+    if (!y.shrink) return make_uint2(s8_codes4(x, y.rule), s8_codes4(x + 4, y.rule));
+    return make_uint2(s8_codes4(x, s8_factors(y.shrink + col, y.rule), y.rule),
+                      s8_codes4(x + 4, s8_factors(y.shrink + col + 4, y.rule), y.rule));
+}
+
+/* Eight codes of a product that was rounded before its bias, the bias added, onto a residual stream. */
+__device__ __forceinline__ void s8_add_local(float (&x)[8], uint2 codes, const swin_s8_local &l, int col)
+{
+    const unsigned word[2] = { codes.x, codes.y };
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        const float4 b4 = __ldg(reinterpret_cast<const float4 *>(l.bias + col + 4 * h));
+        const float b[4] = { b4.x, b4.y, b4.z, b4.w };
+#pragma unroll
+        for (int k = 0; k < 4; k++) x[4 * h + k] += fmaf((float)(int8_t)(word[h] >> 8 * k), l.scale, b[k]);
+    }
+}
+
 /* c [16][8] += a [16][32] b [8][32]^T. */
 __device__ __forceinline__ void mma_s8(int (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1)
 {
@@ -131,6 +169,7 @@ enum s8_last {
     S8_CODES,      /* every part S8, no activation */
     S8_GELU_CODES, /* the same after GELU */
     S8_RESIDUAL,   /* added to a residual of F16 */
+    S8_LOCAL,      /* the same where more is to be added, p.local */
     S8_HALVES      /* F16 in one part, no activation */
 };
 
@@ -191,7 +230,7 @@ __device__ __noinline__ void s8_store_any(const G &p, int64_t row, int n, float 
         for (int k = 0; k < 8; k++) v[k] = s8_gelu(v[k]);
     }
     if (y.dtype == SWIN_S8) {
-        *reinterpret_cast<uint2 *>(at) = make_uint2(s8_codes4(v, y.rule), s8_codes4(v + 4, y.rule));
+        *reinterpret_cast<uint2 *>(at) = s8_codes8(v, y, n - part * p.width);
     } else if (y.dtype == SWIN_F16) {
         if (p.residual) s8_add_old<__half>(v, at);
         *reinterpret_cast<uint4 *>(at) = s8_halves<__half>(v);
@@ -225,7 +264,7 @@ __device__ __forceinline__ void s8_finish(const swin_gemm_s8 &p, const int (&acc
     uint4 old[AHEAD][2];
 #pragma unroll
     for (int q = 0; q < NT / 4; q++) {
-        if (LAST == S8_RESIDUAL && q % AHEAD == 0) {
+        if ((LAST == S8_RESIDUAL || LAST == S8_LOCAL) && q % AHEAD == 0) {
 #pragma unroll
             for (int i = 0; i < AHEAD; i++)
 #pragma unroll
@@ -248,11 +287,16 @@ __device__ __forceinline__ void s8_finish(const swin_gemm_s8 &p, const int (&acc
             s8_values(v, sum, alpha + col, bias + col, p.after, p.after_inverse);
             if constexpr (LAST == S8_ANY) {
                 s8_store_any(p, to[half], n, v, sum);
-            } else if constexpr (LAST == S8_RESIDUAL || LAST == S8_HALVES) {
+            } else if constexpr (LAST == S8_HALVES) {
+                *((uint4 *)((__half *)p.y[0].data + to[half] * p.y[0].ld + n)) = s8_halves<__half>(v);
+            } else if constexpr (LAST == S8_RESIDUAL || LAST == S8_LOCAL) {
                 vec<__half> a;
                 a.from(old[q % AHEAD][half]);
+                if (LAST == S8_LOCAL)
+                    s8_add_local(a.v, *(const uint2 *)(p.local.codes + to[half] * p.local.ld + n), p.local,
+                                 n);
 #pragma unroll
-                for (int k = 0; k < 8 && LAST == S8_RESIDUAL; k++) v[k] += a.v[k];
+                for (int k = 0; k < 8; k++) v[k] += a.v[k];
                 *((uint4 *)((__half *)p.y[0].data + to[half] * p.y[0].ld + n)) = s8_halves<__half>(v);
             } else {
                 if constexpr (LAST == S8_GELU_CODES) {
@@ -261,8 +305,12 @@ __device__ __forceinline__ void s8_finish(const swin_gemm_s8 &p, const int (&acc
                 }
                 const int part = LAST == S8_GELU_CODES ? 0 : s8_part_of(p, n);
                 const swin_s8_rule rule = p.y[part].rule;
-                *((uint2 *)((int8_t *)p.y[part].data + to[half] * p.y[part].ld + n - part * p.width)) =
-                    make_uint2(s8_codes4(v, rule), s8_codes4(v + 4, rule));
+                uint2 *at =
+                    (uint2 *)((int8_t *)p.y[part].data + to[half] * p.y[part].ld + n - part * p.width);
+                if constexpr (LAST == S8_GELU_CODES)
+                    *at = s8_codes8(v, p.y[0], n);
+                else
+                    *at = make_uint2(s8_codes4(v, rule), s8_codes4(v + 4, rule));
             }
         }
     }

@@ -27,8 +27,17 @@ typedef struct swin_s8_part {
     int64_t ld; /* elements */
     int unit;   /* bytes of one */
     swin_dtype dtype;
-    swin_s8_rule rule; /* S8 only */
+    swin_s8_rule rule;   /* S8 only */
+    const float *shrink; /* S8 only: [columns] factors of the values, 16-byte aligned; NULL: none */
 } swin_s8_part;
+
+/* What still has to be added to a residual stream: a product that was rounded before its bias. */
+typedef struct swin_s8_local {
+    const int8_t *codes; /* [rows][ld], in eights; NULL: nothing */
+    int64_t ld;
+    float scale;
+    const float *bias; /* [columns] */
+} swin_s8_local;
 
 enum { SWIN_S8_PARTS = 4 };
 
@@ -51,6 +60,7 @@ typedef struct swin_gemm_s8 {
     swin_s8_part y[SWIN_S8_PARTS];
     bool residual, windows; /* windows: row r of x belongs to row swin_windows_source(&g, r) of y */
     swin_windows g;
+    swin_s8_local local; /* residual of F16 only: y[0] += this too, rounded once */
 } swin_gemm_s8;
 
 /* Tensor cores of sm_80 and later. cudaErrorNotSupported: columns not in eights, or pointers not aligned
@@ -75,8 +85,26 @@ cudaError_t swin_normalise_heads_s8_launch(cudaStream_t stream, const swin_tenso
 /* out (S8) = codes of LayerNorm(x); rows as for swin_norm_launch; n NULL: of x itself. */
 cudaError_t swin_norm_s8_launch(cudaStream_t stream, const swin_tensor *out, const swin_tensor *x,
                                 const swin_norm *n, swin_norm_rows rows, const swin_windows *g);
+/* The same of x + local, rows as they are; cudaErrorNotSupported but for rows of F16 in whole eights. */
+cudaError_t swin_norm_local_s8_launch(cudaStream_t stream, const swin_tensor *out, const swin_tensor *x,
+                                      const swin_norm *n, const swin_s8_local *local);
 
-/* x += fc2(codes(GELU(fc1(codes(LN x))))) in one kernel; x is fc2.y[0], and fc1's x and y are not read. */
+/* A product over whole rows of the residual stream, and the LayerNorm after it: y[0] += product (+ local), then
+ * normed = codes of LN(y[0]). With `kept`, y[0] stays as it is: the product, rounded by gemm.after but without
+ * its bias, goes there, and LN reads the sum that y[0] will be. */
+typedef struct swin_rows_s8 {
+    swin_gemm_s8 gemm;
+    int8_t *kept; /* [m][n] or NULL */
+    swin_norm norm;
+    swin_s8_rule input;
+    int8_t *normed; /* [m][n]; NULL: no LayerNorm */
+} swin_rows_s8;
+
+/* Hopper; rows of 384 or 512 F16 values. cudaErrorNotSupported also where few rows make it the slower way. */
+cudaError_t swin_rows_s8_launch(cudaStream_t stream, const swin_rows_s8 *p, int multiprocessors);
+
+/* x += fc2(codes(GELU(fc1(codes(LN x))))) in one kernel; x is fc2.y[0], and fc1's x and y are not read but for the
+ * factors of y[0]. fc2.local: x is x + that. */
 typedef struct swin_mlp_s8 {
     swin_norm norm;
     swin_s8_rule input, hidden; /* codes of LN's and of GELU's output */

@@ -27,7 +27,7 @@ template <int C, int WG> struct mlp_shape {
     static constexpr int ROWS = 64 * WG, THREADS = 128 * WG, BLOCKS = (C + 127) / 128, STEPS = C / 32;
     static constexpr int A = BLOCKS * ROWS * 128;                   /* bytes of the normalised rows */
     static constexpr int W1 = BLOCKS * PIECE * 128, W2 = C * PIECE; /* of a piece's weights */
-    static constexpr int STAGE = W1 + W2, FACTORS = (2 * 4 * C + 2 * C) * 4;
+    static constexpr int STAGE = W1 + W2, FACTORS = (3 * 4 * C + 2 * C) * 4;
     static constexpr int SHARED = A + STAGES * STAGE + FACTORS;
 };
 
@@ -84,10 +84,11 @@ __device__ __forceinline__ void first_product(int (&sum)[4][4], unsigned a, unsi
                           wgmma_operand(w1 + step / 4 * PIECE * 128) + 2 * (step % 4), step > 0);
 }
 
-/* Sums of 32 hidden columns to fc2's left operand. alpha, bias: of the first of them. */
+/* Sums of 32 hidden columns to fc2's left operand. alpha, bias, factor: of the first of them; factor: what GELU's
+ * output is multiplied by, 1 / scale included, one for all with AFTER. */
 template <bool AFTER>
 __device__ __forceinline__ void hidden_codes(unsigned (&code)[4], const int (&sum)[4][4], const float *alpha,
-                                             const float *bias, const swin_mlp_s8 &p)
+                                             const float *bias, const float *factor, const swin_mlp_s8 &p)
 {
     const int t = threadIdx.x & 3;
 #pragma unroll
@@ -95,6 +96,8 @@ __device__ __forceinline__ void hidden_codes(unsigned (&code)[4], const int (&su
         const float4 a4 = *reinterpret_cast<const float4 *>(alpha + 16 * half + 4 * t);
         const float4 b4 = *reinterpret_cast<const float4 *>(bias + 16 * half + 4 * t);
         const float a[4] = { a4.x, a4.y, a4.z, a4.w }, b[4] = { b4.x, b4.y, b4.z, b4.w };
+        float4 f4;
+        if (!AFTER) f4 = *reinterpret_cast<const float4 *>(factor + 16 * half + 4 * t);
 #pragma unroll
         for (int below = 0; below < 2; below++) { /* the thread's upper row, then the lower */
             float v[4];
@@ -105,7 +108,7 @@ __device__ __forceinline__ void hidden_codes(unsigned (&code)[4], const int (&su
                              : fmaf((float)s, a[k], b[k]);
                 v[k] = s8_gelu(v[k]);
             }
-            code[2 * half + below] = s8_codes4(v, p.hidden);
+            code[2 * half + below] = AFTER ? s8_codes4(v, p.hidden) : s8_codes4(v, f4, p.hidden);
         }
     }
 }
@@ -118,7 +121,7 @@ __global__ void __launch_bounds__(128 * WG, FIT) mlp_s8_kernel(const __grid_cons
     constexpr int PIECES = 4 * C / PIECE;
     extern __shared__ __align__(1024) char smem_base[];
     float *alpha1 = (float *)(smem_base + S::A + STAGES * S::STAGE), *bias1 = alpha1 + 4 * C,
-          *alpha2 = bias1 + 4 * C, *bias2 = alpha2 + C;
+          *factor = bias1 + 4 * C, *alpha2 = factor + 4 * C, *bias2 = alpha2 + C;
     const unsigned smem = shared_address(smem_base), ring = smem + S::A;
     const int64_t m0 = (int64_t)blockIdx.x * S::ROWS;
 
@@ -127,9 +130,11 @@ __global__ void __launch_bounds__(128 * WG, FIT) mlp_s8_kernel(const __grid_cons
     copy_commit();
     s8_load_factors<4 * C, S::THREADS>(alpha1, bias1, p.fc1, 0);
     s8_load_factors<C, S::THREADS>(alpha2, bias2, p.fc2, 0);
+    for (int i = threadIdx.x; !AFTER && i < 4 * C; i += S::THREADS)
+        factor[i] = p.fc1.y[0].shrink ? p.fc1.y[0].shrink[i] * p.hidden.inverse : p.hidden.inverse;
     chain_wait();
-    fused_norm<C, S::ROWS, S::THREADS>(smem_base, (const __half *)p.fc2.y[0].data, p.fc2.y[0].ld, m0, p.fc2.m,
-                                       p.norm, p.input);
+    fused_norm<C, S::ROWS, S::THREADS, AFTER>(smem_base, (const __half *)p.fc2.y[0].data, p.fc2.y[0].ld, m0,
+                                              p.fc2.m, p.norm, p.input, p.fc2.local);
     int sum[4][4], acc[C / 8][4];
     unsigned code[4] = { 0, 0, 0, 0 };
     s8_begin<C / 8>(acc, p.fc2, 0);
@@ -152,8 +157,8 @@ __global__ void __launch_bounds__(128 * WG, FIT) mlp_s8_kernel(const __grid_cons
             wgmma_s8<C>::run(acc, code, wgmma_operand64(last)); /* fc2's share of the last 32 */
             wgmma_commit();
             wgmma_wait<0>();
-            hidden_codes<AFTER>(code, sum, alpha1 + piece * PIECE + 32 * part,
-                                bias1 + piece * PIECE + 32 * part, p);
+            const int first = piece * PIECE + 32 * part;
+            hidden_codes<AFTER>(code, sum, alpha1 + first, bias1 + first, factor + first, p);
             last = stage + S::W1 + 32 * part;
         }
     }
@@ -162,7 +167,10 @@ __global__ void __launch_bounds__(128 * WG, FIT) mlp_s8_kernel(const __grid_cons
     wgmma_commit();
     wgmma_wait<0>();
     const int64_t row = m0 + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4;
-    s8_finish<S8_RESIDUAL, C / 8>(p.fc2, acc, alpha2, bias2, row, 0, 0);
+    if (AFTER && p.fc2.local.codes)
+        s8_finish<S8_LOCAL, C / 8>(p.fc2, acc, alpha2, bias2, row, 0, 0);
+    else
+        s8_finish<S8_RESIDUAL, C / 8>(p.fc2, acc, alpha2, bias2, row, 0, 0);
 #endif
 }
 
@@ -199,6 +207,8 @@ extern "C" cudaError_t swin_mlp_s8_launch(cudaStream_t stream, const swin_mlp_s8
     if (p->fc1.n != 4 * c || p->fc1.k != c || p->fc2.k != 4 * c || y->dtype != SWIN_F16 || y->ld % 8 != 0 ||
         (uintptr_t)y->data % 16 != 0 || p->fc1.zero_share)
         return cudaErrorNotSupported;
+    /* Factors come with int8-mode 3, a stream to be completed with the others: no kernel does both. */
+    if (p->fc1.after > 0 ? p->fc1.y[0].shrink != NULL : p->fc2.local.codes != NULL) return cudaErrorNotSupported;
     /* Long rows take long, so few of them wait for one another: then the operators one by one are faster. */
     if (c > 128 && p->fc2.m < 64 * (int64_t)multiprocessors) return cudaErrorNotSupported;
     switch (c) {

@@ -56,7 +56,8 @@ __global__ void __launch_bounds__(128 * WG, FIT)
         bias[i] = p.gemm.bias ? p.gemm.bias[n0 + i] : 0.f;
     }
     chain_wait();
-    fused_norm<C, S::ROWS, S::THREADS>(smem_base, (const __half *)p.x, p.ldx, m0, p.gemm.m, p.norm, p.input);
+    fused_norm<C, S::ROWS, S::THREADS, false>(smem_base, (const __half *)p.x, p.ldx, m0, p.gemm.m, p.norm, p.input,
+                                              p.gemm.local);
 
     const int64_t row = m0 + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4;
     const unsigned a = smem + threadIdx.x / 128 * 64 * 128;
@@ -135,7 +136,8 @@ extern "C" cudaError_t swin_norm_gemm_s8_launch(cudaStream_t stream, const swin_
         (uintptr_t)p->x % 16 != 0 || (uintptr_t)g->w % 16 != 0 || g->zero_share || g->residual)
         return cudaErrorNotSupported;
     for (int i = 0; i < g->parts; i++)
-        if (g->y[i].dtype != SWIN_S8 || g->y[i].ld % 8 != 0 || (uintptr_t)g->y[i].data % 8 != 0)
+        if (g->y[i].dtype != SWIN_S8 || g->y[i].ld % 8 != 0 || (uintptr_t)g->y[i].data % 8 != 0 ||
+            (g->y[i].shrink && (g->act == SWIN_ACT_NONE || (uintptr_t)g->y[i].shrink % 16 != 0)))
             return cudaErrorNotSupported;
     if (g->act == SWIN_ACT_NONE) return pick<S8_CODES>(stream, p, multiprocessors);
     return g->parts == 1 ? pick<S8_GELU_CODES>(stream, p, multiprocessors) : cudaErrorNotSupported;

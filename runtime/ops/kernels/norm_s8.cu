@@ -1,10 +1,9 @@
 /* LayerNorm to codes, with the gathers that precede a GEMM: same row, window order, patch merging. Without
  * a norm: plain quantization.
  *
- * Rows of F16 are held by groups of lanes as in norm.cu, so a row's bits do not depend on how many rows
- * there are. */
+ * Rows of F16 are held by groups of lanes, so a row's bits do not depend on how many rows there are. */
 #include "runtime/ops/kernels/int8.cuh"
-#include "runtime/ops/kernels/norm.cuh"
+#include "runtime/ops/kernels/norm_s8.cuh"
 
 namespace
 {
@@ -14,8 +13,9 @@ struct norm_s8_args {
     swin_norm norm;
     swin_windows g;
     swin_s8_rule rule;
-    int cols;  /* of out */
-    int group; /* lanes of a row: a power of two */
+    swin_s8_local local; /* added to x first: vectors of rows as they are */
+    int cols;            /* of out */
+    int group, each;     /* lanes of a row: a power of two; vectors of a lane */
 };
 
 /* Where element `col` of output row `row` comes from, in elements of x. */
@@ -32,7 +32,7 @@ __device__ __forceinline__ int64_t source_of(const norm_s8_args &p, int64_t row,
     return source * p.x.ld + (col - part * c);
 }
 
-template <int VECTORS, swin_norm_rows ROWS>
+template <int VECTORS, swin_norm_rows ROWS, bool LOCAL>
 __global__ void __launch_bounds__(256) norm_s8_kernel(const __grid_constant__ norm_s8_args p)
 {
     chain_wait();
@@ -43,17 +43,20 @@ __global__ void __launch_bounds__(256) norm_s8_kernel(const __grid_constant__ no
     vec<__half> v[VECTORS];
 #pragma unroll
     for (int i = 0; i < VECTORS; i++) {
-        const int at = lane + i * p.group;
-        if (live && at < total) v[i].load((const __half *)p.x.data + source_of<ROWS>(p, row, at * 8));
+        const int at = s8_vector(lane, i, p.each);
+        if (!live || i >= p.each || at >= total) continue;
+        v[i].load((const __half *)p.x.data + source_of<ROWS>(p, row, at * 8));
+        if (LOCAL)
+            s8_add_local(v[i].v, *(const uint2 *)(p.local.codes + row * p.local.ld + at * 8), p.local, at * 8);
     }
-    if (p.norm.gamma) normalise_row<__half, VECTORS>(v, p.norm, p.cols, lane, p.group);
+    if (p.norm.gamma) s8_normalise_row<VECTORS>(v, p.norm, p.cols, lane, p.group, p.each);
     if (!live) return;
     int8_t *out = (int8_t *)p.out.data + row * p.out.ld;
+    const swin_s8_part part = { out, p.out.ld, 1, SWIN_S8, p.rule, p.out.shrink };
 #pragma unroll
     for (int i = 0; i < VECTORS; i++) {
-        const int at = lane + i * p.group;
-        if (at < total)
-            *(uint2 *)(out + at * 8) = make_uint2(s8_codes4(v[i].v, p.rule), s8_codes4(v[i].v + 4, p.rule));
+        const int at = s8_vector(lane, i, p.each);
+        if (i < p.each && at < total) *(uint2 *)(out + at * 8) = s8_codes8(v[i].v, part, at * 8);
     }
 }
 
@@ -91,6 +94,7 @@ __global__ void __launch_bounds__(128) norm_s8_any_kernel(const __grid_constant_
     for (int i = threadIdx.x; i < p.cols; i += blockDim.x) {
         float v = element(p.x, source_of<ROWS>(p, row, i));
         if (p.norm.gamma) v = (v - mean) * factor * p.norm.gamma[i] + p.norm.beta[i];
+        if (p.out.shrink) v *= p.out.shrink[i];
         out[i] = (int8_t)__float_as_uint(s8_code(v, p.rule));
     }
 }
@@ -121,10 +125,11 @@ template <swin_norm_rows ROWS> cudaError_t launch(cudaStream_t stream, norm_s8_a
 {
     const int total = p.cols / 8;
     p.group = norm_group(total);
-    const int each = (total + p.group - 1) / p.group;
+    const int each = p.each = (total + p.group - 1) / p.group;
     const bool vectors = p.x.dtype == SWIN_F16 && p.cols % 8 == 0 && swin_vectors(&p.x) &&
                          p.out.ld % 8 == 0 && (uintptr_t)p.out.data % 8 == 0;
     if (!vectors || each > 12) {
+        if (p.local.codes) return cudaErrorNotSupported;
         norm_s8_any_kernel<ROWS><<<(unsigned)p.out.rows, 128, 0, stream>>>(p);
         return cudaGetLastError();
     }
@@ -132,12 +137,15 @@ template <swin_norm_rows ROWS> cudaError_t launch(cudaStream_t stream, norm_s8_a
     const int64_t blocks = (p.out.rows + per_block - 1) / per_block;
     const void *kernel;
     void *args[] = { &p };
-    if (each <= 3)
-        kernel = (const void *)norm_s8_kernel<3, ROWS>;
+    if (p.local.codes) {
+        if (ROWS != SWIN_ROWS_SAME || each > 6) return cudaErrorNotSupported;
+        kernel = (const void *)norm_s8_kernel<6, SWIN_ROWS_SAME, true>;
+    } else if (each <= 3)
+        kernel = (const void *)norm_s8_kernel<3, ROWS, false>;
     else if (each <= 6)
-        kernel = (const void *)norm_s8_kernel<6, ROWS>;
+        kernel = (const void *)norm_s8_kernel<6, ROWS, false>;
     else
-        kernel = (const void *)norm_s8_kernel<12, ROWS>;
+        kernel = (const void *)norm_s8_kernel<12, ROWS, false>;
     return chain_launch_pointer(kernel, (unsigned)blocks, 256, 0, stream, args);
 }
 
@@ -154,6 +162,16 @@ extern "C" cudaError_t swin_norm_s8_launch(cudaStream_t stream, const swin_tenso
     if (rows == SWIN_ROWS_SAME) return launch<SWIN_ROWS_SAME>(stream, p);
     if (rows == SWIN_ROWS_WINDOWS) return launch<SWIN_ROWS_WINDOWS>(stream, p);
     return launch<SWIN_ROWS_MERGE>(stream, p);
+}
+
+extern "C" cudaError_t swin_norm_local_s8_launch(cudaStream_t stream, const swin_tensor *out, const swin_tensor *x,
+                                                 const swin_norm *n, const swin_s8_local *local)
+{
+    if (out->rows == 0 || out->cols == 0) return cudaSuccess;
+    norm_s8_args p = {};
+    p.out = *out, p.x = *x, p.cols = (int)out->cols, p.rule = swin_s8_rule_of(out), p.local = *local;
+    if (n) p.norm = *n;
+    return launch<SWIN_ROWS_SAME>(stream, p);
 }
 
 extern "C" cudaError_t swin_normalise_heads_s8_launch(cudaStream_t stream, const swin_tensor *out,

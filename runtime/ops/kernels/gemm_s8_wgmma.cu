@@ -4,9 +4,7 @@
  * WG warpgroups stand one above the other in the tile, 64 rows each; one more warp asks for the tiles of
  * the steps ahead, 128 codes of k each. The weight lies in memory with its rows dealt (s8_column), so its
  * boxes need no more than that. */
-#include <cuda.h> /* types of the copy engine's maps */
-
-#include "runtime/ops/kernels/barrier.cuh"
+#include "runtime/ops/kernels/box.cuh"
 #include "runtime/ops/kernels/gemm.cuh"
 #include "runtime/ops/kernels/gemm_s8.cuh"
 #include "runtime/ops/kernels/int8.cuh"
@@ -18,19 +16,6 @@ namespace
 {
 
 constexpr int KB = 128, MOST_STAGES = 8; /* KB: bytes of k in a step */
-
-/* The box at (k, row) of a matrix into shared memory; what lies outside the matrix becomes zero. */
-__device__ __forceinline__ void box_copy(unsigned to, const CUtensorMap *map, int k, int64_t row,
-                                         unsigned barrier)
-{
-#if SWIN_HAVE_WGMMA
-    asm volatile(
-        "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, "
-        "%3}], [%4];\n" ::"r"(to),
-        "l"(map), "r"(k), "r"((int)row), "r"(barrier)
-        : "memory");
-#endif
-}
 
 /* One thread: the tiles of every step. Those of the weight do not wait for the kernel before. */
 template <int BM, int BN>
@@ -55,7 +40,7 @@ __device__ __forceinline__ void feed(unsigned tiles, unsigned full, unsigned emp
         }
 #pragma unroll
         for (int part = 0; part < BM / 64; part++)
-            box_copy(at + part * 64 * KB, x, it * KB, m0 + 64 * part, ready);
+            box_copy(at + part * 64 * KB, x, it * KB, (int)m0 + 64 * part, ready);
         if (++slot == stages) slot = 0, parity ^= 1;
     }
 }

@@ -66,6 +66,9 @@ typedef struct swin_gemm_s8 {
 /* Tensor cores of sm_80 and later. cudaErrorNotSupported: columns not in eights, or pointers not aligned
  * to 16 bytes. */
 cudaError_t swin_gemm_s8_launch(cudaStream_t stream, const swin_gemm_s8 *p, int config, int multiprocessors);
+/* Many columns over few (qkv, fc1), for Hopper: k of 384, 512 or 768, outputs of codes. cudaErrorNotSupported also where
+ * few rows make it the slower way. */
+cudaError_t swin_wide_s8_launch(cudaStream_t stream, const swin_gemm_s8 *p, int multiprocessors);
 int swin_gemm_s8_configs(void);
 const char *swin_gemm_s8_config_name(int config);
 /* Any shape and alignment, slowly. */

@@ -8,10 +8,9 @@
  *
  * Floor of fc2 of 384 channels at 64 images of 224 pixels (Swin-T): 14.8 GOP are 10 us at 1.5 POP/s; from L2 196
  * times 0.69 MB, in pairs 0.39 MB. */
-#include <cuda.h> /* types of the copy engine's maps */
 #include <stdlib.h>
 
-#include "runtime/ops/kernels/barrier.cuh"
+#include "runtime/ops/kernels/box.cuh"
 #include "runtime/ops/kernels/gemm.cuh"
 #include "runtime/ops/kernels/int8.cuh"
 #include "runtime/ops/kernels/norm_s8.cuh"
@@ -35,20 +34,6 @@ template <int C> struct rows_shape {
 
 /* ---- tiles
  * ----------------------------------------------------------------------------------------------- */
-
-/* Registers go from the warps that ask for tiles to those that hold sums. */
-template <int REGISTERS> __device__ __forceinline__ void give_registers()
-{
-#if SWIN_HAVE_WGMMA
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;\n" ::"n"(REGISTERS));
-#endif
-}
-template <int REGISTERS> __device__ __forceinline__ void take_registers()
-{
-#if SWIN_HAVE_WGMMA
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;\n" ::"n"(REGISTERS));
-#endif
-}
 
 /* Both blocks of a pair are here, and see what either has written. */
 __device__ __forceinline__ void pair_sync()
@@ -79,25 +64,6 @@ __device__ __forceinline__ void barrier_arrive_at(unsigned at, unsigned rank)
 #endif
 }
 
-/* The box at (k, row) of a matrix into shared memory, with `both` into the same place of both blocks, whose own
- * barriers count it. */
-__device__ __forceinline__ void box_copy(unsigned to, const CUtensorMap *map, int k, int row,
-                                         unsigned barrier, bool both)
-{
-#if SWIN_HAVE_WGMMA
-    if (both)
-        asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
-                     ".multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;\n" ::"r"(to),
-                     "l"(map), "r"(k), "r"(row), "r"(barrier), "h"((unsigned short)3)
-                     : "memory");
-    else
-        asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], "
-                     "[%1, {%2, %3}], [%4];\n" ::"r"(to),
-                     "l"(map), "r"(k), "r"(row), "r"(barrier)
-                     : "memory");
-#endif
-}
-
 /* The weight's part of a step. */
 template <int C, bool PAIR>
 __device__ __forceinline__ void ask_weight(unsigned tile, const CUtensorMap *w, int k, unsigned barrier,
@@ -106,8 +72,10 @@ __device__ __forceinline__ void ask_weight(unsigned tile, const CUtensorMap *w, 
     constexpr int BN = C / 2;
 #pragma unroll
     for (int part = 0; part < 2; part++)
-        if (!PAIR || part == (int)rank)
-            box_copy(tile + (ROWS + part * BN) * KB, w, k, part * BN, barrier, PAIR);
+        if (!PAIR)
+            box_copy(tile + (ROWS + part * BN) * KB, w, k, part * BN, barrier);
+        else if (part == (int)rank)
+            box_copy_pair(tile + (ROWS + part * BN) * KB, w, k, part * BN, barrier);
 }
 
 /* One thread: the tiles of every step. Those of the weight do not wait for the kernel before. */
@@ -131,7 +99,7 @@ __device__ __forceinline__ void feed(unsigned tiles, unsigned full, unsigned emp
             barrier_expect(ready, TILE);
             ask_weight<C, PAIR>(at, w, it * KB, ready, rank);
         }
-        box_copy(at, x, it * KB, (int)m0, ready, false);
+        box_copy(at, x, it * KB, (int)m0, ready);
         if (++slot == STAGES) slot = 0, parity ^= 1;
     }
 }
@@ -326,12 +294,12 @@ __global__ void __launch_bounds__(THREADS, 1)
     __syncthreads();
     if (PAIR) pair_sync();
     if (threadIdx.x >= CONSUMERS) {
-        give_registers<24>();
+        registers_give<24>();
         chain_start();
         if (threadIdx.x == CONSUMERS) feed<C, PAIR>(tiles, full, empty, steps, &x, &w, m0, rank);
         __syncwarp();
     } else {
-        take_registers<240>();
+        registers_take<240>();
         const int col0 = group * S::BN;
         int acc[S::BN / 8][4];
         s8_begin<S::BN / 8>(acc, p.gemm, col0);

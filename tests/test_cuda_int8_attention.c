@@ -1,0 +1,99 @@
+/* Attention of the cuda backend's integer network against ref, on forced inputs. As test_cuda_int8 otherwise. */
+#include "tests/support/gpu_pair.h"
+
+static void one_attention(swin_rng *rng, int window, int heads, int d, int shift, swin_softmax kind,
+                          swin_dtype t, fill f)
+{
+    char what[128];
+    const swin_windows g = {
+        .images = 2, .height = 2 * window, .width = 3 * window, .window = window, .shift = shift
+    };
+    const int64_t rows = swin_windows_tokens(&g);
+    const int n = window * window, c = heads * d;
+    snprintf(what, sizeof what, "attention_s8 window %d, %d heads of %d, shift %d, softmax %d, %s, fill %d",
+             window, heads, d, shift, (int)kind, swin_dtype_name(t), (int)f);
+    pair q = codes(rng, rows, c, 3 * c, 0.02f, 0, f), k = codes(rng, rows, c, 3 * c, 0.03f, 0, f),
+         v = codes(rng, rows, c, c + 16, 0.025f, 0, f), out = make(t, rows, c, c + (t == SWIN_S8 ? 16 : 8));
+    /* With 0.02, one sum in 508 would lie half way between two codes, for no scale of a real network does: 0.025 / 127
+     * / 0.02 is 5 / 2540. */
+    how(&out, 0.0203f, 0, -127);
+    bias_mask b = tables(rng, heads, n, swin_windows_per_image(&g));
+    const float scale = 1 / sqrtf((float)d);
+    const swin_attention ar = { heads, d, scale, b.bias, shift ? b.mask : NULL, kind },
+                         ag = { heads, d, scale, b.bias_d, shift ? b.mask_d : NULL, kind };
+    const swin_tensor h[3] = { q.h, k.h, v.h }, dev[3] = { q.d, k.d, v.d };
+    CHECK_OK(ref->ops->attention_s8(ref, &out.h, h, &ar, 1.0f / 127, &g));
+    CHECK_OK(gpu->ops->attention_s8(gpu, &out.d, dev, &ag, 1.0f / 127, &g));
+    if (t == SWIN_S8)
+        compare_codes(&out, what);
+    else /* single codes of the softmax may fall to the other side of a tie */
+        compare_floats(&out, one_rounding(t) + 2e-4, what);
+    tables_free(&b);
+    drop(&q), drop(&k), drop(&v), drop(&out);
+}
+
+static void test_attention(void **state)
+{
+    (void)state;
+    NEED_GPU();
+    swin_rng rng = { 35 };
+    for (int kind = 0; kind < 2; kind++) {
+        const swin_softmax s = kind ? SWIN_SOFTMAX_U8 : SWIN_SOFTMAX_EXACT;
+        one_attention(&rng, 7, 3, 32, 0, s, SWIN_S8, RANDOM);
+        one_attention(&rng, 7, 6, 32, 3, s, SWIN_S8, RANDOM);
+        one_attention(&rng, 7, 1, 32, 3, s, SWIN_S8, EXTREME);
+        one_attention(&rng, 7, 2, 32, 3, s, SWIN_S8, HIGH);
+        one_attention(&rng, 7, 4, 32, 3, s, SWIN_F16, RANDOM);
+        one_attention(&rng, 7, 4, 32, 3, s, SWIN_F32, RANDOM);
+        one_attention(&rng, 7, 4, 32, 3, s, SWIN_BF16, RANDOM);
+        one_attention(&rng, 8, 4, 32, 4, s, SWIN_S8, RANDOM);
+        one_attention(&rng, 12, 3, 32, 6, s, SWIN_S8, RANDOM);
+        one_attention(&rng, 12, 2, 32, 6, s, SWIN_S8, HIGH);
+        one_attention(&rng, 12, 2, 32, 0, s, SWIN_F16, EXTREME);
+        one_attention(&rng, 7, 2, 24, 3, s, SWIN_S8, RANDOM);
+        one_attention(&rng, 5, 2, 17, 2, s, SWIN_S8, RANDOM);
+        one_attention(&rng, 5, 2, 17, 2, s, SWIN_F16, RANDOM);
+        one_attention(&rng, 16, 1, 32, 8, s, SWIN_S8, RANDOM);
+        one_attention(&rng, 24, 1, 32, 12, s, SWIN_S8, RANDOM);
+        one_attention(&rng, 2, 1, 4, 1, s, SWIN_S8, RANDOM);
+        judge(kind ? "attention_s8, u8 softmax" : "attention_s8, exact softmax");
+    }
+}
+
+/* ---- Swin V2's heads
+ * ---------------------------------------------------------------------------------------------- */
+
+static void test_heads(void **state)
+{
+    (void)state;
+    NEED_GPU();
+    swin_rng rng = { 38 };
+    static const int shapes[][2] = { { 3, 32 }, { 6, 32 }, { 2, 24 }, { 1, 5 } };
+    for (size_t i = 0; i < SWIN_COUNT(shapes); i++)
+        for (int form = 0; form < 4; form++) {
+            const int heads = shapes[i][0], c = heads * shapes[i][1];
+            float *scale_d, *scale = vector(&rng, heads, 10, 3, &scale_d);
+            pair x = form < 2 ? codes(&rng, 97, c, 3 * c, 0.02f, 0, RANDOM)
+                              : floats(&rng, SWIN_F32, 97, c, 3 * c, form == 2 ? 1 : 0),
+                 y = make(SWIN_S8, 97, c, c + 8);
+            how(&y, form % 2 ? 0.01f : 0.05f, 0, -127);
+            CHECK_OK(ref->ops->normalise_heads(ref, &y.h, &x.h, heads, form % 2 ? NULL : scale));
+            CHECK_OK(gpu->ops->normalise_heads(gpu, &y.d, &x.d, heads, form % 2 ? NULL : scale_d));
+            compare_codes(&y, "normalise_heads");
+            gpu->ops->free(gpu, scale_d);
+            free(scale);
+            drop(&x), drop(&y);
+        }
+    judge("normalise_heads");
+}
+
+/* An argument chooses tests by name, as cmocka's filter does: "test_atten*". */
+int main(int argc, char **argv)
+{
+    if (argc > 1) cmocka_set_test_filter(argv[1]);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_heads),
+    };
+    return cmocka_run_group_tests(tests, open_devices, close_devices);
+}

@@ -644,8 +644,9 @@ static int integer_blocks(walk *w, const net_stage *s, int end)
     int count = 0;
     for (; w->block < end && count < MOST_FUSED; w->block++) {
         const net_block *b = &s->blocks[w->block];
-        if (!b->qkv.integer || !b->attention_integer || !b->proj.integer || !b->fc1.integer || !b->fc2.integer ||
-            b->head_scale || !unwatched(w, SWIN_SITE_LAYERNORM_INPUT1, SWIN_SITE_ADD2_LOCAL))
+        if (!b->qkv.integer || !b->attention_integer || !b->proj.integer || !b->fc1.integer ||
+            !b->fc2.integer || b->head_scale ||
+            !unwatched(w, SWIN_SITE_LAYERNORM_INPUT1, SWIN_SITE_ADD2_LOCAL))
             break;
         count++;
         if (wants(w, SWIN_SITE_BLOCK_OUT)) break;

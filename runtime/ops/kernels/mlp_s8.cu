@@ -208,7 +208,8 @@ extern "C" cudaError_t swin_mlp_s8_launch(cudaStream_t stream, const swin_mlp_s8
         (uintptr_t)y->data % 16 != 0 || p->fc1.zero_share)
         return cudaErrorNotSupported;
     /* Factors come with int8-mode 3, a stream to be completed with the others: no kernel does both. */
-    if (p->fc1.after > 0 ? p->fc1.y[0].shrink != NULL : p->fc2.local.codes != NULL) return cudaErrorNotSupported;
+    if (p->fc1.after > 0 ? p->fc1.y[0].shrink != NULL : p->fc2.local.codes != NULL)
+        return cudaErrorNotSupported;
     /* Long rows take long, so few of them wait for one another: then the operators one by one are faster. */
     if (c > 128 && p->fc2.m < 64 * (int64_t)multiprocessors) return cudaErrorNotSupported;
     switch (c) {

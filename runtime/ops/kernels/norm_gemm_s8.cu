@@ -56,8 +56,8 @@ __global__ void __launch_bounds__(128 * WG, FIT)
         bias[i] = p.gemm.bias ? p.gemm.bias[n0 + i] : 0.f;
     }
     chain_wait();
-    fused_norm<C, S::ROWS, S::THREADS, false>(smem_base, (const __half *)p.x, p.ldx, m0, p.gemm.m, p.norm, p.input,
-                                              p.gemm.local);
+    fused_norm<C, S::ROWS, S::THREADS, false>(smem_base, (const __half *)p.x, p.ldx, m0, p.gemm.m, p.norm,
+                                              p.input, p.gemm.local);
 
     const int64_t row = m0 + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4;
     const unsigned a = smem + threadIdx.x / 128 * 64 * 128;

@@ -47,7 +47,8 @@ __global__ void __launch_bounds__(256) norm_s8_kernel(const __grid_constant__ no
         if (!live || i >= p.each || at >= total) continue;
         v[i].load((const __half *)p.x.data + source_of<ROWS>(p, row, at * 8));
         if (LOCAL)
-            s8_add_local(v[i].v, *(const uint2 *)(p.local.codes + row * p.local.ld + at * 8), p.local, at * 8);
+            s8_add_local(v[i].v, *(const uint2 *)(p.local.codes + row * p.local.ld + at * 8), p.local,
+                         at * 8);
     }
     if (p.norm.gamma) s8_normalise_row<VECTORS>(v, p.norm, p.cols, lane, p.group, p.each);
     if (!live) return;
@@ -164,8 +165,9 @@ extern "C" cudaError_t swin_norm_s8_launch(cudaStream_t stream, const swin_tenso
     return launch<SWIN_ROWS_MERGE>(stream, p);
 }
 
-extern "C" cudaError_t swin_norm_local_s8_launch(cudaStream_t stream, const swin_tensor *out, const swin_tensor *x,
-                                                 const swin_norm *n, const swin_s8_local *local)
+extern "C" cudaError_t swin_norm_local_s8_launch(cudaStream_t stream, const swin_tensor *out,
+                                                 const swin_tensor *x, const swin_norm *n,
+                                                 const swin_s8_local *local)
 {
     if (out->rows == 0 || out->cols == 0) return cudaSuccess;
     norm_s8_args p = {};

@@ -10,6 +10,7 @@
 #include "tests/support/testing.h"
 
 static swin_dev *ref, *gpu;
+static bool brief; /* SWIN_TEST_SMALL: small shapes alone, for compute-sanitizer */
 static int skipped;
 
 #define NEED_GPU()                                                                                           \
@@ -283,6 +284,7 @@ static inline void tables_free(bias_mask *t)
 static inline int open_devices(void **state)
 {
     (void)state;
+    brief = getenv("SWIN_TEST_SMALL") != NULL;
     CHECK_OK(swin_dev_open(&ref, "ref", &(swin_dev_opts){ 0 }));
     if (swin_dev_open(&gpu, "cuda", &(swin_dev_opts){ 0 }) != SWIN_OK)
         print_message("no GPU: %s\n", swin_error_message());

@@ -2,7 +2,6 @@
 #include "tests/support/testing.h"
 
 #include <math.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "calib/run.h"
@@ -12,6 +11,7 @@
 #include "runtime/base/log.h"
 #include "runtime/swin/accuracy.h"
 #include "runtime/swin/outputs.h"
+#include "tests/support/calib_set.h"
 #include "tests/support/ranges.h"
 #include "tests/support/tiny.h"
 
@@ -295,60 +295,16 @@ static void test_hold_back(void **state)
 
 enum { CALIBRATED = 12, HELD = 12 };
 
-typedef struct fixture {
-    char *folder, *zipped;
-    swin_config config;
-    swin_weights weights;
-    char sha[SWIN_SHA256_HEX];
-} fixture;
-
-static void setup(fixture *x)
+static swin_calib_opts defaults(const swin_calib_set *x, swin_int8_mode mode, const char *recover)
 {
-    *x = (fixture){ .folder = swin_scratch_make("auto"), .config = swin_tiny_config() };
-    x->zipped = swin_format("%s/zipped", x->folder);
-    mkdir(x->zipped, 0755);
-    CHECK_OK(swin_tiny_weights(&x->weights, 7));
-    CHECK_OK(swin_weights_sha256(&x->config, &x->weights, x->sha));
-    CHECK_OK(swin_tiny_write_images(x->folder, CALIBRATED + HELD, 8));
-    CHECK_OK(swin_tiny_write_zip(x->zipped, CALIBRATED + HELD, 8));
-    swin_log_set(SWIN_LOG_QUIET);
-}
-
-static void teardown(fixture *x)
-{
-    swin_weights_free(&x->weights);
-    free(x->zipped);
-    swin_scratch_remove(x->folder);
-}
-
-static swin_calib_opts defaults(const fixture *x, swin_int8_mode mode, const char *recover)
-{
-    swin_calib_opts o = { .data_path = x->folder,
-                          .split = "train",
-                          .images = CALIBRATED,
-                          .batch = 8,
-                          .threads = 2,
-                          .mode = mode,
-                          .calibrator = swin_calibrator_find("percentile"),
-                          .calibrator_opts = { .percentile = 99.99 },
-                          .recover_name = recover,
-                          .auto_images = HELD };
+    swin_calib_opts o = swin_calib_set_opts(x, CALIBRATED, mode);
+    o.recover_name = recover;
+    o.auto_images = HELD;
     CHECK_OK(swin_recover_choose(&o.recover, recover));
     return o;
 }
 
-static swin_status run(fixture *x, swin_calib_file *f, const swin_calib_opts *o)
-{
-    swin_dev *dev;
-    swin_calib_timing t;
-    CHECK_OK(swin_dev_open(&dev, "cpu", &(swin_dev_opts){ .threads = o->threads }));
-    const swin_status st = swin_calib_run(f, dev, &x->config, &x->weights, x->sha, o, &t);
-    swin_dev_close(dev);
-    return st;
-}
-
-/* Limits met by the file's own account; the flags of the sites are those of the units; the file keeps it all. */
-static void check_file(fixture *x, const swin_calib_file *f, const swin_calib_opts *o)
+static void check_file(swin_calib_set *x, const swin_calib_file *f, const swin_calib_opts *o)
 {
     char *path = swin_format("%s/f.h5", x->folder);
     swin_calib_file back;
@@ -396,8 +352,8 @@ static void test_run(void **state)
 {
     (void)state;
     static const double db[] = { 20, 41, 110 };
-    fixture x;
-    setup(&x);
+    swin_calib_set x;
+    swin_calib_set_make(&x, "auto", CALIBRATED + HELD, true);
     for (int mode = 1; mode <= 3; mode += 2)
         for (int fast = 0; fast < 2; fast++) {
             int before = 0;
@@ -406,7 +362,7 @@ static void test_run(void **state)
                 swin_calib_opts o = defaults(&x, (swin_int8_mode)mode, fast ? "fast" : "none");
                 swin_calib_file f;
                 o.limit.min_sqnr = db[i];
-                CHECK_OK(run(&x, &f, &o));
+                CHECK_OK(swin_calib_set_run(&x, &f, &o));
                 check_file(&x, &f, &o);
                 const int n = relaxed_units(&f);
                 CHECK(n >= before, "%g dB: %d units, fewer than the %d of %g dB", db[i], n, before,
@@ -417,7 +373,7 @@ static void test_run(void **state)
                 swin_calib_file_free(&f);
             }
         }
-    teardown(&x);
+    swin_calib_set_free(&x);
 }
 
 /* What was relaxed is needed: with any one unit quantized again, the images held back miss the limit. Measured from outside,
@@ -425,7 +381,7 @@ static void test_run(void **state)
 static void test_fewest(void **state)
 {
     (void)state;
-    fixture x;
+    swin_calib_set x;
     swin_calib_file f;
     swin_dataset *ds;
     swin_loader *l;
@@ -433,10 +389,10 @@ static void test_fewest(void **state)
     swin_dev *dev;
     swin_net *net;
     size_t calib[CALIBRATED], held[HELD];
-    setup(&x);
+    swin_calib_set_make(&x, "auto", CALIBRATED + HELD, true);
     swin_calib_opts o = defaults(&x, SWIN_INT8_MODE_3, "none");
     o.limit.min_sqnr = 42;
-    CHECK_OK(run(&x, &f, &o));
+    CHECK_OK(swin_calib_set_run(&x, &f, &o));
     CHECK_OK(swin_dataset_open(&ds, x.folder, "train"));
     swin_sample_choose(SWIN_SAMPLE_SPREAD, 0, CALIBRATED + HELD, CALIBRATED, calib);
     swin_auto_hold_back(held, SWIN_SAMPLE_SPREAD, 0, CALIBRATED + HELD, calib, CALIBRATED, HELD);
@@ -472,20 +428,15 @@ static void test_fewest(void **state)
     swin_loader_close(l);
     swin_dataset_close(ds);
     swin_calib_file_free(&f);
-    teardown(&x);
+    swin_calib_set_free(&x);
 }
 
-static unsigned char *file_bytes(fixture *x, const swin_calib_opts *o, size_t *n)
+static unsigned char *file_bytes(swin_calib_set *x, const swin_calib_opts *o, size_t *n)
 {
     swin_calib_file f;
-    unsigned char *bytes;
-    char *path = swin_format("%s/g.h5", x->folder);
-    CHECK_OK(run(x, &f, o));
+    CHECK_OK(swin_calib_set_run(x, &f, o));
     CHECK(relaxed_units(&f) > 0, "nothing was relaxed");
-    CHECK_OK(swin_calib_file_write(&f, path));
-    CHECK_OK(swin_read_file(path, &bytes, n));
-    unlink(path);
-    free(path);
+    unsigned char *bytes = swin_calib_set_bytes(x, &f, n);
     swin_calib_file_free(&f);
     return bytes;
 }
@@ -497,10 +448,10 @@ static void test_one_file(void **state)
         int batch, threads;
         bool zip;
     } ways[] = { { 8, 2, false }, { 1, 1, true }, { 12, 4, false } };
-    fixture x;
+    swin_calib_set x;
     unsigned char *first = NULL;
     size_t n = 0;
-    setup(&x);
+    swin_calib_set_make(&x, "auto", CALIBRATED + HELD, true);
     for (size_t i = 0; i < SWIN_COUNT(ways); i++) {
         swin_calib_opts o = defaults(&x, SWIN_INT8_MODE_1, "none");
         size_t m;
@@ -518,27 +469,27 @@ static void test_one_file(void **state)
         free(bytes);
     }
     free(first);
-    teardown(&x);
+    swin_calib_set_free(&x);
 }
 
 /* A set too small for all: half of it at most is held back, and the limit is judged by what there is. */
 static void test_small_set(void **state)
 {
     (void)state;
-    fixture x;
+    swin_calib_set x;
     swin_calib_file f;
-    setup(&x);
+    swin_calib_set_make(&x, "auto", CALIBRATED + HELD, true);
     swin_calib_opts o = defaults(&x, SWIN_INT8_MODE_3, "none");
     o.images = 1000;
     o.auto_images = 1000;
     o.limit.min_agreement = 50;
-    CHECK_OK(run(&x, &f, &o));
+    CHECK_OK(swin_calib_set_run(&x, &f, &o));
     CHECK(f.images == CALIBRATED && f.relaxation.images == HELD, "%llu and %llu images",
           (unsigned long long)f.images, (unsigned long long)f.relaxation.images);
     swin_calib_file_free(&f);
     o.limit.min_agreement = 95;
-    CHECK_FAILS(run(&x, &f, &o), SWIN_ERR_USAGE, "12 images are held back");
-    teardown(&x);
+    CHECK_FAILS(swin_calib_set_run(&x, &f, &o), SWIN_ERR_USAGE, "12 images are held back");
+    swin_calib_set_free(&x);
 }
 
 int main(void)

@@ -3,32 +3,12 @@
 # file. Needs no test data: model and pictures are made by tool_tiny.
 set -u
 cd "$(dirname "$0")/.."
-bin=${SWIN_BIN_DIR:-build/bin}
-tools=${SWIN_BUILD_DIR:-build}/tests
-if [[ ! -x $bin/swin-calib || ! -x $tools/tool_tiny ]]; then
-    echo "skipped: $bin/swin-calib or $tools/tool_tiny is not built"
-    exit 77
-fi
-tmp=$(mktemp -d "${TMPDIR:-/tmp}/swin-auto-XXXXXX")
-trap 'rm -rf "$tmp"' EXIT
-failed=0
-fail() {
-    echo "FAILED: $*"
-    failed=1
-}
-# expect CODE words program args...: the program exits with CODE, and its output or message contains the words
-expect() {
-    local code=$1 words=$2 program=$3 rc
-    shift 3
-    "$bin/$program" "$@" >"$tmp/out" 2>"$tmp/err" </dev/null
-    rc=$?
-    [[ $rc -eq $code ]] || fail "exit $rc instead of $code: $program $*: $(head -c 500 "$tmp/err")"
-    grep -qF -e "$words" "$tmp/out" "$tmp/err" || fail "no '$words' from $program $*: $(head -c 500 "$tmp/err")"
-}
+source tests/support/cli.sh
+need "$bin"/swin-{calib,eval,export} "$tools/tool_tiny"
 
 "$tools/tool_tiny" "$tmp/set" 40 || exit 1
 model=(--cfg "$tmp/set/model.yaml" --resume "$tmp/set/model.safetensors")
-common=(swin-calib "${model[@]}" --backend cpu --data-path "$tmp/set" --num-calib-batch 2 --recover none)
+common=("$bin/swin-calib" "${model[@]}" --backend cpu --data-path "$tmp/set" --num-calib-batch 2 --recover none)
 auto=("${common[@]}" --int8-mode auto --auto-images 20)
 
 # A limit goes with auto, auto with a limit; neither with ranges that need no images.
@@ -60,7 +40,7 @@ expect 0 "29 of 29 units relaxed" "${auto[@]}" --auto-from 1 --min-sqnr 100 --ca
 expect 0 "0 quantized in int8-mode 1" "${auto[@]}" --auto-from 1 --min-sqnr 100 --calib-output-path "$tmp/all.h5" --threads 1
 
 # One file and one table for every batch size, thread count and layout.
-expect 0 "units relaxed" swin-calib "${model[@]}" --backend cpu --data-path "$tmp/set/zipped" --num-calib-batch 16 --calib-batchsz 1 \
+expect 0 "units relaxed" "$bin/swin-calib" "${model[@]}" --backend cpu --data-path "$tmp/set/zipped" --num-calib-batch 16 --calib-batchsz 1 \
     --recover none --int8-mode auto --auto-images 20 --min-sqnr 40 --threads 3 --calib-output-path "$tmp/same.h5"
 cmp -s "$tmp/some.h5" "$tmp/same.h5" || fail "another file from one image at a time, three threads, zip"
 cmp -s "$tmp/table" "$tmp/out" || fail "another table from one image at a time, three threads, zip"
@@ -86,13 +66,12 @@ expect 0 "units relaxed" "${auto[@]}" --auto-from 1 --min-sqnr 40 --calib-output
 relaxed=$(awk '$1 ~ /_aftergemm$/ && $NF == "float" { print $1; exit }' "$tmp/out")
 grep -q . <<<"$relaxed" || fail "no output of a GEMM was relaxed"
 for format in ft-scales ft-weights pytorch; do
-    expect 1 "int8-mode 1, which has this site on" swin-export --calib "$tmp/one.h5" "${model[@]}" --format $format --output "$tmp/x.npz"
+    expect 1 "int8-mode 1, which has this site on" "$bin/swin-export" --calib "$tmp/one.h5" "${model[@]}" --format $format --output "$tmp/x.npz"
     [[ -e $tmp/x.npz ]] && fail "$format left a file"
 done
 for format in tensorrt-cache openvino-fq csv json onnx-qdq; do
-    expect 0 "" swin-export --calib "$tmp/one.h5" "${model[@]}" --format $format --output "$tmp/x_$format"
+    expect 0 "" "$bin/swin-export" --calib "$tmp/one.h5" "${model[@]}" --format $format --output "$tmp/x_$format"
 done
 grep -q "$relaxed " "$tmp/x_tensorrt-cache" && fail "tensorrt-cache has a scale for $relaxed"
 grep -q "^$relaxed,[a-z_]*,0," "$tmp/x_csv" || fail "csv does not have $relaxed off"
-[[ $failed -eq 0 ]] && echo "all as expected"
-exit "$failed"
+finish

@@ -10,70 +10,23 @@
 #include "calib/run.h"
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
+#include "tests/support/calib_set.h"
 #include "tests/support/tiny.h"
 
 enum { IMAGES = 24 };
 
-typedef struct fixture {
-    char *folder, *zipped;
-    swin_config config;
-    swin_weights weights;
-    char sha[SWIN_SHA256_HEX];
-} fixture;
-
-static void setup(fixture *x, int images)
+static swin_calib_opts defaults(const swin_calib_set *x)
 {
-    *x = (fixture){ .folder = swin_scratch_make("calib-run"), .config = swin_tiny_config() };
-    x->zipped = swin_format("%s/zipped", x->folder);
-    mkdir(x->zipped, 0755);
-    CHECK_OK(swin_tiny_weights(&x->weights, 7));
-    CHECK_OK(swin_weights_sha256(&x->config, &x->weights, x->sha));
-    CHECK_OK(swin_tiny_write_images(x->folder, images, 8));
-    if (images == IMAGES) CHECK_OK(swin_tiny_write_zip(x->zipped, images, 8));
-    swin_log_set(SWIN_LOG_QUIET);
-}
-
-static void teardown(fixture *x)
-{
-    swin_weights_free(&x->weights);
-    free(x->zipped);
-    swin_scratch_remove(x->folder);
-}
-
-static swin_calib_opts defaults(const fixture *x)
-{
-    return (swin_calib_opts){ .data_path = x->folder,
-                              .split = "train",
-                              .images = IMAGES,
-                              .batch = 8,
-                              .threads = 2,
-                              .mode = SWIN_INT8_MODE_1,
-                              .calibrator = swin_calibrator_find("percentile"),
-                              .calibrator_opts = { .percentile = 99.99 } };
-}
-
-static swin_status run(fixture *x, swin_calib_file *f, const swin_calib_opts *o)
-{
-    swin_dev *dev;
-    swin_calib_timing t;
-    CHECK_OK(swin_dev_open(&dev, "cpu", &(swin_dev_opts){ .threads = o->threads }));
-    const swin_status st = swin_calib_run(f, dev, &x->config, &x->weights, x->sha, o, &t);
-    swin_dev_close(dev);
-    return st;
+    return swin_calib_set_opts(x, IMAGES, SWIN_INT8_MODE_1);
 }
 
 /* The file's bytes; caller frees. */
-static unsigned char *file_bytes(fixture *x, const swin_calib_opts *o, size_t *n)
+static unsigned char *file_bytes(swin_calib_set *x, const swin_calib_opts *o, size_t *n)
 {
     swin_calib_file f;
-    unsigned char *bytes;
-    char *path = swin_format("%s/f.h5", x->folder);
-    CHECK_OK(run(x, &f, o));
+    CHECK_OK(swin_calib_set_run(x, &f, o));
     CHECK(f.images == o->images, "%llu images", (unsigned long long)f.images);
-    CHECK_OK(swin_calib_file_write(&f, path));
-    CHECK_OK(swin_read_file(path, &bytes, n));
-    unlink(path);
-    free(path);
+    unsigned char *bytes = swin_calib_set_bytes(x, &f, n);
     swin_calib_file_free(&f);
     return bytes;
 }
@@ -87,8 +40,8 @@ static void test_one_file(void **state)
     } ways[] = { { 1, 1, false }, { 1, 2, true },  { 8, 1, true },
                  { 8, 4, false }, { 5, 2, false }, { 24, 2, true } };
     static const char *const calibrators[] = { "percentile", "entropy", "mse" };
-    fixture x;
-    setup(&x, IMAGES);
+    swin_calib_set x;
+    swin_calib_set_make(&x, "calib-run", IMAGES, true);
     for (size_t c = 0; c < SWIN_COUNT(calibrators); c++) {
         swin_calib_opts o = defaults(&x);
         size_t n, m;
@@ -117,21 +70,21 @@ static void test_one_file(void **state)
     CHECK(n != m || memcmp(all, half, n) != 0, "half of the images give the same file");
     free(all);
     free(half);
-    teardown(&x);
+    swin_calib_set_free(&x);
 }
 
 static void test_sample(void **state)
 {
     (void)state;
-    fixture x;
+    swin_calib_set x;
     swin_calib_file f[3];
-    setup(&x, IMAGES);
+    swin_calib_set_make(&x, "calib-run", IMAGES, true);
     for (int how = 0; how < 3; how++) {
         swin_calib_opts o = defaults(&x);
         o.images = 5;
         o.sample = (swin_sample)how;
         o.seed = 3;
-        CHECK_OK(run(&x, &f[how], &o));
+        CHECK_OK(swin_calib_set_run(&x, &f[how], &o));
         CHECK(f[how].images == 5, "%llu images", (unsigned long long)f[how].images);
     }
     CHECK(strcmp(f[0].image_list_sha256, f[1].image_list_sha256) != 0,
@@ -139,57 +92,57 @@ static void test_sample(void **state)
     CHECK(strcmp(f[1].image_list_sha256, f[2].image_list_sha256) != 0,
           "first and random take the same images");
     for (int how = 0; how < 3; how++) swin_calib_file_free(&f[how]);
-    teardown(&x);
+    swin_calib_set_free(&x);
 }
 
 static void test_broken_image(void **state)
 {
     (void)state;
-    fixture x;
+    swin_calib_set x;
     swin_calib_file f;
-    setup(&x, IMAGES);
+    swin_calib_set_make(&x, "calib-run", IMAGES, true);
     char *path = swin_format("%s/train/c1/000005.ppm", x.folder);
     CHECK_OK(swin_write_file(path, "P6\n9", 4));
     swin_calib_opts o = defaults(&x);
-    CHECK_OK(run(&x, &f, &o));
+    CHECK_OK(swin_calib_set_run(&x, &f, &o));
     CHECK(f.images == IMAGES - 1, "%llu images", (unsigned long long)f.images);
     swin_calib_file_free(&f);
     o.strict = true;
-    swin_status st = run(&x, &f, &o);
+    swin_status st = swin_calib_set_run(&x, &f, &o);
     CHECK(st != SWIN_OK && strstr(swin_error_message(), "000005.ppm"), "strict: %d %s", (int)st,
           swin_error_message());
     CHECK(f.sites == NULL, "not empty after a failure");
     free(path);
-    teardown(&x);
+    swin_calib_set_free(&x);
 }
 
 static void test_bad_network(void **state)
 {
     (void)state;
-    fixture x;
+    swin_calib_set x;
     swin_calib_file f;
-    setup(&x, IMAGES);
+    swin_calib_set_make(&x, "calib-run", IMAGES, true);
     const swin_calib_opts o = defaults(&x);
     float *bias = x.weights.stages[0].blocks[1].fc1_bias, kept = bias[3];
     bias[3] = NAN;
-    CHECK_FAILS(run(&x, &f, &o), SWIN_ERR_VALUE, "layers.0.blocks.1.mlp.fc2._input");
+    CHECK_FAILS(swin_calib_set_run(&x, &f, &o), SWIN_ERR_VALUE, "layers.0.blocks.1.mlp.fc2._input");
     bias[3] = kept;
     /* A dead output channel is fine, a dead layer is not. */
     const int C = 32;
     float *proj = x.weights.stages[0].blocks[0].proj_weight;
     memset(proj + 4 * C, 0, (size_t)C * sizeof *proj);
-    CHECK_OK(run(&x, &f, &o));
+    CHECK_OK(swin_calib_set_run(&x, &f, &o));
     CHECK(f.weights[1].amax_channel[4] == 0 && f.weights[1].amax > 0, "channel 4: %g",
           (double)f.weights[1].amax_channel[4]);
     swin_calib_file_free(&f);
     memset(proj, 0, (size_t)(C * C) * sizeof *proj);
-    CHECK_FAILS(run(&x, &f, &o), SWIN_ERR_VALUE, "layers.0.blocks.0.attn.proj._weight");
-    teardown(&x);
+    CHECK_FAILS(swin_calib_set_run(&x, &f, &o), SWIN_ERR_VALUE, "layers.0.blocks.0.attn.proj._weight");
+    swin_calib_set_free(&x);
 }
 
 /* Peak resident memory of a swin-calib over this many images, KiB. The kernel counts this process's own size at the fork
  * too, so this test runs first and makes its pictures one by one. */
-static long peak_of(const fixture *x, const char *batches)
+static long peak_of(const swin_calib_set *x, const char *batches)
 {
     char *cfg = swin_format("%s/model.yaml", x->folder),
          *ckpt = swin_format("%s/model.safetensors", x->folder);
@@ -215,9 +168,9 @@ static long peak_of(const fixture *x, const char *batches)
 static void test_memory(void **state)
 {
     (void)state;
-    fixture x;
+    swin_calib_set x;
     if (!swin_is_file(SWIN_BIN_DIR "/swin-calib")) skip();
-    setup(&x, 2000);
+    swin_calib_set_make(&x, "calib-run", 2000, false);
     CHECK_OK(swin_tiny_write_model(x.folder, 7));
     struct rusage own;
     getrusage(RUSAGE_SELF, &own);
@@ -225,7 +178,7 @@ static void test_memory(void **state)
     print_message("peak memory: %ld KiB for 80 images, %ld KiB for 2000\n", few, many);
     CHECK(own.ru_maxrss < few, "this process is larger: %ld KiB", own.ru_maxrss);
     CHECK(many < few + few / 20 + 2048, "memory grows with the images: %ld and %ld KiB", few, many);
-    teardown(&x);
+    swin_calib_set_free(&x);
 }
 
 int main(void)

@@ -3,16 +3,10 @@
 # and one result for zips and folders. Needs nothing but the repository.
 set -u
 cd "$(dirname "$0")/.." || exit 1
-bin=${SWIN_BIN_DIR:-build/bin}
-make_images=${SWIN_BUILD_DIR:-build}/tests/make_images
+source tests/support/cli.sh
+make_images=$tools/make_images
+need "$bin"/swin-{calib,eval} "$make_images"
 model=(--cfg configs/swin_demo_patch4_window7_112.yaml --resume tests/demo/swin_demo.safetensors --backend cpu --quiet)
-tmp=$(mktemp -d "${TMPDIR:-/tmp}/swin-demo-XXXXXX")
-trap 'rm -rf "$tmp"' EXIT
-failed=0
-fail() {
-    echo "FAILED: $*"
-    failed=1
-}
 must() { "$@" >"$tmp/out" 2>&1 || { fail "exit $?: $*: $(tail -5 "$tmp/out")" && exit 1; }; }
 # value FILE PRECISION KEY: one number of a JSON report
 value() { sed -n "/^    \"$2\": {/,/}/s/^ *\"$3\": \([-0-9.]*\),*$/\1/p" "$1"; }

@@ -4,37 +4,9 @@
 # the second, a trained Swin-T on Tiny-ImageNet from the shared test data (SWIN_EVAL_IMAGES=500 makes it long).
 set -u
 cd "$(dirname "$0")/.."
-bin=${SWIN_BIN_DIR:-build/bin}
-tools=${SWIN_BUILD_DIR:-build}/tests
-data=${SWIN_TEST_DATA:-../shared/data}
-for program in "$bin"/swin-eval "$bin"/swin-calib "$tools"/{make_images,tool_subset,tool_random_model}; do
-    if [[ ! -x $program ]]; then
-        echo "skipped: $program is not built"
-        exit 77
-    fi
-done
-tmp=$(mktemp -d "${TMPDIR:-/tmp}/swin-eval-XXXXXX")
-trap 'rm -rf "$tmp"' EXIT
-failed=0 checks=0
-fail() {
-    echo "FAILED: $*"
-    failed=1
-}
-# expect CODE words args...: swin-eval exits with CODE, and its output or message contains the words
-expect() {
-    local code=$1 words=$2 rc
-    shift 2
-    checks=$((checks + 1))
-    "$bin/swin-eval" "$@" >"$tmp/out" 2>"$tmp/err" </dev/null
-    rc=$?
-    [[ $rc -eq $code ]] || fail "exit $rc instead of $code: swin-eval $*: $(cat "$tmp/err")"
-    cat "$tmp/out" "$tmp/err" >"$tmp/both"
-    grep -qF -e "$words" "$tmp/both" || fail "no '$words' from swin-eval $*: $(cat "$tmp/both")"
-}
-same() { # what file file
-    checks=$((checks + 1))
-    cmp "$2" "$3" >"$tmp/cmp" 2>&1 || fail "$1: $(cat "$tmp/cmp")"
-}
+source tests/support/cli.sh
+need "$bin"/swin-{eval,calib} "$tools"/{make_images,tool_subset,tool_random_model}
+evaluate() { expect "$1" "$2" "$bin/swin-eval" "${@:3}"; } # CODE words args...
 nothing_left() { # what: no result, whole or half, under the name gone.*
     compgen -G "$tmp/gone.*" >/dev/null && fail "$1 leaves $(echo "$tmp"/gone.*)"
 }
@@ -60,7 +32,7 @@ gone=(--report "$tmp/gone.json" --dump "$tmp/gone.h5") # what a failed run must 
 start=$SECONDS n=0
 while read -r layout batch threads precision limit; do
     n=$((n + 1))
-    expect 0 acc@1 "${net[@]}" --precision "$precision" --calib "$tmp/calib.h5" --data-path "$tmp/$layout" \
+    evaluate 0 acc@1 "${net[@]}" --precision "$precision" --calib "$tmp/calib.h5" --data-path "$tmp/$layout" \
         --limit "$limit" --batch-size "$batch" --threads "$threads" \
         --report "$tmp/$n.json,$tmp/$n.csv,$tmp/$n.html" --dump "$tmp/$n.h5" --dump-images 9
     cp "$tmp/out" "$tmp/$n.txt"
@@ -86,17 +58,17 @@ EOF
 echo "$n runs over 500 or 100 images in $((SECONDS - start)) s; of 100:"
 grep -E '^(fp32|bf16|int8)' "$tmp/6.txt"
 set -- "${net[@]}" --data-path "$tmp/folder"
-expect 0 acc@1 "$@" --precision fp32 --backend ref --limit 20
-expect 0 acc@1 "$@" --precision int8,int8-sim --calib "$tmp/calib.h5" --weight-granularity tensor --limit 20
-expect 0 int8 "$@" --calib "$tmp/calib.h5" --limit 20
+evaluate 0 acc@1 "$@" --precision fp32 --backend ref --limit 20
+evaluate 0 acc@1 "$@" --precision int8,int8-sim --calib "$tmp/calib.h5" --weight-granularity tensor --limit 20
+evaluate 0 int8 "$@" --calib "$tmp/calib.h5" --limit 20
 for row in fp32 fp16 int8; do
     grep -q "^$row[ *]" "$tmp/out" || fail "no $row in the default table: $(cat "$tmp/out")"
 done
 grep -q '^int8-sim' "$tmp/out" && fail "int8-sim in the default table: $(cat "$tmp/out")"
-expect 0 "20 of split train" "$@" --limit 20 --split train
+evaluate 0 "20 of split train" "$@" --limit 20 --split train
 
 # ---- forms and labels ----------------------------------------------------------------------------
-expect 0 '"fp16"' "$@" --limit 40 --batch-size 7 --precision bf16,fp16 --json \
+evaluate 0 '"fp16"' "$@" --limit 40 --batch-size 7 --precision bf16,fp16 --json \
     --report "$tmp/a.json,$tmp/a.csv,$tmp/a.html"
 same "--json and the .json file" "$tmp/out" "$tmp/a.json"
 grep -q '"emulated": true' "$tmp/a.json" || fail "emulation is not labelled in JSON"
@@ -104,58 +76,58 @@ grep -q '^fp16,yes,40,' "$tmp/a.csv" || fail "emulation is not labelled in CSV: 
 grep -q 'fp16 (emulated)' "$tmp/a.html" || fail "emulation is not labelled in HTML"
 [[ $(wc -l <"$tmp/a.csv") -eq 4 ]] || fail "CSV has not one line per precision: $(cat "$tmp/a.csv")"
 grep -qF -e "$(hostname)" -e "$PWD" -e "$tmp" "$tmp"/a.* "$tmp/1.json" && fail "a path or host name in a report"
-expect 0 "fp16*" "$@" --precision fp16 --limit 8
+evaluate 0 "fp16*" "$@" --precision fp16 --limit 8
 grep -q '^fp32 ' "$tmp/out" || fail "fp32 does not run as the reference"
-expect 0 "layers.2.blocks.1" "$@" --limit 2 --precision bf16 --layers
+evaluate 0 "layers.2.blocks.1" "$@" --limit 2 --precision bf16 --layers
 
 # ---- limits --------------------------------------------------------------------------------------
-expect 3 "--min-agreement 100: bf16 agrees" "$@" --precision bf16 --min-agreement 100 --report "$tmp/b.json"
+evaluate 3 "--min-agreement 100: bf16 agrees" "$@" --precision bf16 --min-agreement 100 --report "$tmp/b.json"
 grep -q '^bf16' "$tmp/out" || fail "no table where a limit is missed"
 [[ -s $tmp/b.json ]] || fail "no report where a limit is missed"
 agreement=$(grep '^bf16' "$tmp/out" | awk '{ print $4 }')
-expect 0 acc@1 "$@" --precision bf16 --min-agreement "$agreement" --limit 0
-expect 0 "fp16" "$@" --precision bf16 --max-drop 99 --limit 20
+evaluate 0 acc@1 "$@" --precision bf16 --min-agreement "$agreement" --limit 0
+evaluate 0 "fp16" "$@" --precision bf16 --max-drop 99 --limit 20
 
 # ---- images --------------------------------------------------------------------------------------
 mkdir "$tmp/few"
 "$tools/tool_subset" "$tmp/folder" val 60 "$tmp/few" || fail "tool_subset"
 few=$tmp/few/folder
-expect 0 '"top1"' "${net[@]}" --data-path "$few" --precision fp32 --json
+evaluate 0 '"top1"' "${net[@]}" --data-path "$few" --precision fp32 --json
 cp "$tmp/out" "$tmp/sound.json"
 echo "not an image" >"$few/val/c00001/broken <&>.JPEG"
-expect 0 "left out, because they cannot be decoded: 1" "${net[@]}" --data-path "$few" --precision fp32
-expect 0 'c00001/broken <&>.JPEG' "${net[@]}" --data-path "$few" --precision fp32 --batch-size 7 --json \
+evaluate 0 "left out, because they cannot be decoded: 1" "${net[@]}" --data-path "$few" --precision fp32
+evaluate 0 'c00001/broken <&>.JPEG' "${net[@]}" --data-path "$few" --precision fp32 --batch-size 7 --json \
     --report "$tmp/c.html"
 grep -q 'broken &lt;&amp;&gt;.JPEG' "$tmp/c.html" || fail "a name is not escaped in HTML"
 same "results without the broken image" <(grep -E '"(top1|top5|images|image_list_sha256)"' "$tmp/sound.json") \
     <(grep -E '"(top1|top5|images|image_list_sha256)"' "$tmp/out")
-expect 1 "broken <&>.JPEG" "${net[@]}" --data-path "$few" --precision fp32 --strict "${gone[@]}"
+evaluate 1 "broken <&>.JPEG" "${net[@]}" --data-path "$few" --precision fp32 --strict "${gone[@]}"
 nothing_left "--strict"
 find "$few/val" -type f -exec sh -c 'echo broken >"$1"' _ {} \;
-expect 1 "can be decoded" "${net[@]}" --data-path "$few" --precision fp32 "${gone[@]}"
+evaluate 1 "can be decoded" "${net[@]}" --data-path "$few" --precision fp32 "${gone[@]}"
 nothing_left "a set of broken images"
 for class in a b c d e f g h i j k; do
     mkdir -p "$tmp/wide/val/$class"
     cp "$(find "$tmp/folder/val" -name '*.JPEG' | sort | head -1)" "$tmp/wide/val/$class/"
 done
-expect 1 "labels up to 10" "${net[@]}" --data-path "$tmp/wide"
+evaluate 1 "labels up to 10" "${net[@]}" --data-path "$tmp/wide"
 mkdir -p "$tmp/empty/val"
-expect 1 "$tmp/empty" "${net[@]}" --data-path "$tmp/empty"
-expect 1 "nosuchsplit" "$@" --split nosuchsplit
+evaluate 1 "$tmp/empty" "${net[@]}" --data-path "$tmp/empty"
+evaluate 1 "nosuchsplit" "$@" --split nosuchsplit
 
 # ---- files that do not belong together -----------------------------------------------------------
 "$tools/tool_random_model" "$cfg" "$tmp/other.safetensors" 7 || fail "tool_random_model"
-expect 1 "checkpoint" --cfg "$cfg" --resume "$tmp/other.safetensors" --data-path "$tmp/folder" \
+evaluate 1 "checkpoint" --cfg "$cfg" --resume "$tmp/other.safetensors" --data-path "$tmp/folder" \
     --calib "$tmp/calib.h5"
 head -c 3000 "$tmp/calib.h5" >"$tmp/cut.h5"
-expect 1 "cut.h5" "$@" --calib "$tmp/cut.h5"
-expect 2 "--calib's" "$@" --calib "$tmp/calib.h5" --dump "$tmp/calib.h5"
-expect 2 "--dump's" "$@" --report "$tmp/one.json" --dump "$tmp/one.json"
-expect 1 "head" "$@" --opts MODEL.NUM_CLASSES 11
+evaluate 1 "cut.h5" "$@" --calib "$tmp/cut.h5"
+evaluate 2 "--calib's" "$@" --calib "$tmp/calib.h5" --dump "$tmp/calib.h5"
+evaluate 2 "--dump's" "$@" --report "$tmp/one.json" --dump "$tmp/one.json"
+evaluate 1 "head" "$@" --opts MODEL.NUM_CLASSES 11
 
 # ---- numbers that cannot be ranked ---------------------------------------------------------------
 "$tools/tool_random_model" "$cfg" "$tmp/large.safetensors" 1 overflow || fail "tool_random_model"
-expect 1 "fp16: logits of" --cfg "$cfg" --resume "$tmp/large.safetensors" --data-path "$tmp/folder" --limit 9 \
+evaluate 1 "fp16: logits of" --cfg "$cfg" --resume "$tmp/large.safetensors" --data-path "$tmp/folder" --limit 9 \
     --backend cpu --precision fp16 --report "$tmp/d.json" --quiet
 grep -q '"nonfinite": 9' "$tmp/d.json" || fail "bad logits are not counted: $(cat "$tmp/d.json")"
 
@@ -188,7 +160,7 @@ else
     "$tools/tool_subset" "$data/tiny-imagenet" val "$images" "$tmp/tiny" || fail "tool_subset"
     while read -r layout batch threads; do
         n=$((n + 1))
-        expect 0 acc@1 --cfg "$cfg" --resume "$model" --backend cpu --quiet --precision fp32 \
+        evaluate 0 acc@1 --cfg "$cfg" --resume "$model" --backend cpu --quiet --precision fp32 \
             --data-path "$tmp/tiny/$layout" --batch-size "$batch" --threads "$threads" \
             --report "$tmp/t$n.json" --dump "$tmp/t$n.h5"
         same "Swin-T: report, $layout, batch $batch, $threads threads" "$tmp/t1.json" "$tmp/t$n.json"
@@ -198,5 +170,4 @@ folder 7 4
 zip 1 1"
     echo "Swin-T: $n runs over $images images in $((SECONDS - start)) s"
 fi
-echo "$checks checks"
-exit $failed
+finish

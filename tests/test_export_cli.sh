@@ -2,32 +2,16 @@
 # swin-export as a user meets it: the list, exit codes, messages, files whole or absent, on the embedded demo model.
 set -u
 cd "$(dirname "$0")/.."
-bin=${SWIN_BIN_DIR:-build/bin}
-tmp=$(mktemp -d "${TMPDIR:-/tmp}/swin-export-XXXXXX")
-trap 'rm -rf "$tmp"' EXIT
+source tests/support/cli.sh
+need "$bin"/swin-{calib,export} "$tools/make_images"
 cfg=configs/swin_demo_patch4_window7_112.yaml
 ckpt=tests/demo/swin_demo.safetensors
-failed=0
-fail() {
-    echo "FAILED: $*"
-    failed=1
-}
 export_to() { # FORMAT FILE [WORDS]: from the mode 1 file
     local format=$1 file=$2
     shift 2
     "$bin/swin-export" --calib "$tmp/m1.h5" --format "$format" --output "$file" "$@" >"$tmp/out" 2>"$tmp/err"
 }
-# expect STATUS WORDS COMMAND...: exit status, and words in the message
-expect() {
-    local status=$1 words=$2
-    shift 2
-    "$@" >"$tmp/out" 2>"$tmp/err"
-    local got=$?
-    [[ $got -eq $status ]] || fail "$*: exit $got instead of $status: $(head -2 "$tmp/err")"
-    grep -qF -- "$words" "$tmp/err" || fail "$*: message lacks '$words': $(head -2 "$tmp/err")"
-}
-
-"${SWIN_BUILD_DIR:-build}/tests/make_images" --output "$tmp/images" --train 1 --val 0 >/dev/null || exit 1
+"$tools/make_images" --output "$tmp/images" --train 1 --val 0 >/dev/null || exit 1
 for mode in 1 3; do
     "$bin/swin-calib" --cfg $cfg --resume $ckpt --data-path "$tmp/images" --num-calib-batch 1 --backend cpu --quiet --recover none \
         --int8-mode $mode --calib-output-path "$tmp/m$mode.h5" >/dev/null || exit 1
@@ -130,4 +114,4 @@ sed -i 1d "$tmp/map"
 expect 1 "no tensor for 1 enabled sites" "${x[@]}" --calib "$tmp/m1.h5" --format tensorrt-cache --output "$tmp/x" \
     --name-map "$tmp/map"
 
-exit $failed
+finish

@@ -3,16 +3,10 @@
 # lists every quantized site, with the scale that swin-info's table shows.
 set -u
 cd "$(dirname "$0")/.." || exit 1
-bin=${SWIN_BIN_DIR:-build/bin}
-tmp=$(mktemp -d "${TMPDIR:-/tmp}/swin-readers-XXXXXX")
-trap 'rm -rf "$tmp"' EXIT
-failed=0
-fail() {
-    echo "FAILED: $*"
-    failed=1
-}
+source tests/support/cli.sh
+need "$bin"/swin-{calib,info} "$tools/make_images"
 
-"${SWIN_BUILD_DIR:-build}/tests/make_images" --output "$tmp/images" --train 1 --val 0 >/dev/null || exit 1
+"$tools/make_images" --output "$tmp/images" --train 1 --val 0 >/dev/null || exit 1
 "$bin/swin-calib" --cfg configs/swin_demo_patch4_window7_112.yaml --resume tests/demo/swin_demo.safetensors \
     --data-path "$tmp/images" --num-calib-batch 1 --backend cpu --quiet --recover none --calib-output-path "$tmp/c.h5" >/dev/null || exit 1
 # name and scale of the sites that are on; the table's columns: site kind int8 min max amax scale ...

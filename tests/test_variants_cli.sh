@@ -3,31 +3,8 @@
 # none at all, and what is said where a checkpoint does not fit. Needs no test data.
 set -u
 cd "$(dirname "$0")/.."
-bin=${SWIN_BIN_DIR:-build/bin}
-tools=${SWIN_BUILD_DIR:-build}/tests
-for program in "$bin/swin-calib" "$bin/swin-eval" "$bin/swin-info" "$tools/tool_tiny" "$tools/tool_form"; do
-    if [[ ! -x $program ]]; then
-        echo "skipped: $program is not built"
-        exit 77
-    fi
-done
-tmp=$(mktemp -d "${TMPDIR:-/tmp}/swin-variants-XXXXXX")
-trap 'rm -rf "$tmp"' EXIT
-failed=0 checks=0
-fail() {
-    echo "FAILED: $*"
-    failed=1
-}
-# expect CODE words program args...: exits with CODE, and output or message contains the words
-expect() {
-    local code=$1 words=$2 rc
-    shift 2
-    "$@" >"$tmp/out" 2>"$tmp/err" </dev/null
-    rc=$?
-    checks=$((checks + 1))
-    [[ $rc -eq $code ]] || fail "exit $rc instead of $code: $*: $(head -c 700 "$tmp/err")"
-    grep -qF -e "$words" "$tmp/out" "$tmp/err" || fail "no '$words' from $*: $(head -c 700 "$tmp/err")"
-}
+source tests/support/cli.sh
+need "$bin"/swin-{calib,eval,info} "$tools"/tool_{tiny,form}
 form() { "$tools/tool_form" "$@" || fail "tool_form $*"; }
 
 "$tools/tool_tiny" "$tmp/set" 10 || exit 1
@@ -123,5 +100,4 @@ expect 1 "20000 of a head that has 5" "$bin/swin-eval" --resume "$tmp/v1.safeten
     --map22k "$tmp/map.txt" "${data[@]}"
 expect 2 "--map22k" "$bin/swin-eval" --resume "$tmp/v1.safetensors" --map22k "$tmp/none.txt" "${data[@]}"
 
-echo "$checks checks"
-exit $failed
+finish

@@ -4,10 +4,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-extern const swin_calibrator swin_calib_percentile, swin_calib_max, swin_calib_mse, swin_calib_entropy;
+extern const swin_calibrator swin_calib_percentile, swin_calib_max, swin_calib_mse, swin_calib_entropy,
+    swin_calib_gemm_mse;
 
 static const swin_calibrator *const calibrators[] = {
-    &swin_calib_percentile, &swin_calib_max, &swin_calib_mse, &swin_calib_entropy, NULL,
+    &swin_calib_percentile, &swin_calib_max, &swin_calib_mse, &swin_calib_entropy, &swin_calib_gemm_mse, NULL,
 };
 
 const swin_calibrator *const *swin_calibrators(void)

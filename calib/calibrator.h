@@ -21,6 +21,9 @@ typedef struct swin_calibrator {
     const char *name, *help;
     /* Formulas: reference/swin.md section 4.5. */
     swin_status (*amax)(const swin_abs_hist *h, const swin_calibrator_opts *o, double *amax);
+    bool
+        by_use; /* that is only where to start: then the ranges are chosen on images by what reads the tensors, as recovery's
+                    method `ranges` does */
 } swin_calibrator;
 
 /* NULL-terminated. */

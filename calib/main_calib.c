@@ -38,15 +38,17 @@ static const swin_field fields[] = {
       "1: every GEMM input and output; 2: fc2's and merging's outputs stay INT32; 3: inputs only, asymmetric "
       "where it pays; auto: --auto-from, relaxed to meet a limit",
       "1|2|3|auto"),
-    F(calibrator, CHOICE, 0, 0, "NAME", "how a range is chosen for an activation",
-      "percentile|max|mse|entropy"),
+    F(calibrator, CHOICE, 0, 0, "NAME",
+      "how a range is chosen for an activation: by its histogram; gemm-mse: by the error of the GEMM that "
+      "reads it",
+      "percentile|max|mse|entropy|gemm-mse"),
     F(percentile, DOUBLE, 50, 100, "P", "percent of all magnitudes that --calibrator percentile keeps", NULL),
     F(histogram, CHOICE, 0, 0, "NAME",
       "exact: independent of order and batches; compat: the PyTorch toolkit's, fixed by the first batch",
       "exact|compat"),
     F(recover, STR, 0, 0, "NAME",
       "accuracy recovery without training: none, fast, best, or its methods by name, separated by commas: "
-      "equalize, ranges, round, bias",
+      "center, equalize, ranges, round, bias, relax",
       NULL),
     { "With --int8-mode auto (on images held back):", SWIN_FIELD_HEADING, 0, 0, 0, NULL, NULL, NULL },
     F(min_agreement, DOUBLE, 0, 100, "PERCENT", "fp32's top-1 on so many of them; 0: no such limit", NULL),

@@ -20,6 +20,7 @@ typedef struct run {
     swin_loader *loader;
     swin_net *net;
     swin_stats *stats;
+    unsigned methods;      /* of recovery: those asked for, and what the calibrator needs */
     swin_recover *recover; /* NULL: none */
 } run;
 
@@ -236,7 +237,7 @@ static swin_status look(run *r, swin_dev *dev, const swin_weights *w, const size
 static swin_status prepare_recovery(run *r, swin_dev *dev, const swin_config *c, const swin_weights *w,
                                     bool *seen)
 {
-    const swin_recover_opts ro = { .methods = r->o->recover,
+    const swin_recover_opts ro = { .methods = r->methods,
                                    .threads = r->o->threads,
                                    .strict = r->o->strict,
                                    .indices = r->chosen,
@@ -282,7 +283,7 @@ static swin_status calibrate(run *r, swin_dev *dev, const swin_config *c, const 
     SWIN_TRY(describe(r, dev, c, sha));
     SWIN_TRY(choose_images(r));
     t->open_s = swin_now() - start;
-    if (r->o->recover) SWIN_TRY(prepare_recovery(r, dev, c, w, &seen));
+    if (r->methods) SWIN_TRY(prepare_recovery(r, dev, c, w, &seen));
     if (!seen)
         SWIN_TRY(
             look(r, dev, r->recover ? swin_recover_weights(r->recover) : w, r->chosen, r->nchosen, true));
@@ -299,6 +300,8 @@ swin_status swin_calib_run(swin_calib_file *f, swin_dev *dev, const swin_config 
 {
     run r = { .o = o, .f = f };
     *t = (swin_calib_timing){ 0 };
+    if (o->calibrator->by_use) SWIN_TRY(swin_recover_choose(&r.methods, "ranges"));
+    r.methods |= o->recover;
     SWIN_TRY(swin_calib_file_init(f, c));
     const swin_status st = calibrate(&r, dev, c, w, checkpoint_sha256, t);
     close_all(&r);

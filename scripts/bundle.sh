@@ -22,7 +22,7 @@ cp tests/support/rng.py "$bundle/tests/support/"
 mkdir -p "$bundle/tests/demo"
 cp tests/test_export_peers.sh "$bundle/tests/"
 cp tests/demo/swin_demo.safetensors "$bundle/tests/demo/"
-tools=(tool_sites tool_random_model tool_logits make_images)
+tools=(tool_sites tool_random_model tool_logits tool_harden make_images)
 cp "${tools[@]/#/$build/tests/}" "$bundle/tests/"
 cp -r scripts/gpu_check.sh scripts/gpu "$bundle/"
 

@@ -754,7 +754,7 @@ static void test_observers(void **state)
 /* Observers a and b of the GPU have seen the same. */
 static void check_same(swin_observer *a, swin_observer *b, const char *what)
 {
-    swin_observed *x = malloc(sizeof *x), *y = malloc(sizeof *y);
+    swin_observed *x = calloc(1, sizeof *x), *y = calloc(1, sizeof *y);
     CHECK(x && y, "no memory");
     CHECK_OK(gpu->ops->observer_read(gpu, a, x));
     CHECK_OK(gpu->ops->observer_read(gpu, b, y));

@@ -97,11 +97,17 @@ static void test_relaxed_sites(void **state)
     CHECK_FAILS(export_model_run(&m, "ft-scales", "t"), SWIN_ERR_UNSUPPORTED, name);
     CHECK_FAILS(export_model_run(&m, "ft-weights", "t"), SWIN_ERR_UNSUPPORTED, name);
     CHECK_FAILS(export_model_run(&m, "pytorch", "t.npz"), SWIN_ERR_UNSUPPORTED, name);
-    CHECK_OK(export_model_run(&m, "tensorrt-cache", "t"));
-    unsigned char *text = export_model_read(&m, "t", &size);
-    CHECK(strstr((char *)text, "mlp.fc2._aftergemm") != NULL, "no aftergemm at all");
-    CHECK(strstr((char *)text, name) == NULL, "a relaxed site has a scale");
-    free(text);
+    static const char *const tables[][2] = { { "tensorrt-cache", "t" },
+                                             { "openvino-fq", "t" },
+                                             { "onnxruntime", "dir/calibration.cache" },
+                                             { "onnxruntime", "dir/calibration.json" } };
+    for (size_t i = 0; i < SWIN_COUNT(tables); i++) {
+        CHECK_OK(export_model_run(&m, tables[i][0], i < 2 ? "t" : "dir"));
+        unsigned char *text = export_model_read(&m, tables[i][1], &size);
+        CHECK(strstr((char *)text, "mlp.fc2._aftergemm") != NULL, "%s: no aftergemm at all", tables[i][0]);
+        CHECK(strstr((char *)text, name) == NULL, "%s: a relaxed site has a scale", tables[i][0]);
+        free(text);
+    }
     export_model_free(&m);
 }
 

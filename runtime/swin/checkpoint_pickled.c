@@ -135,6 +135,8 @@ static const char *kind_name(const swin_pk_value *v)
         return "dict";
     case SWIN_PK_STORAGE:
         return "storage";
+    case SWIN_PK_TENSOR: /* under a key that is no text */
+        return "tensor";
     default: /* GLOBAL, OPAQUE */
         return v->text.p;
     }

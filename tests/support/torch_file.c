@@ -237,7 +237,12 @@ void swin_torch_pickle(swin_bytes_out *o, swin_bytes_out **storages, size_t *cou
         if (s->add) put_buffer(o, s, s->add, name);
         swin_out_uint(&st[used++], 5, 8);
     }
-    if (s->extra) put_str(o, s, s->extra), put_int(o, 299);
+    if (s->extra) {
+        view v = dense_view(&list[0], s);
+        snprintf(v.storage, sizeof v.storage, "0");
+        put_str(o, s, s->extra), put_int(o, 299);
+        put_int(o, 7), put_tensor(o, s, &v, NULL);
+    }
     op(o, 'u');
     op(o, '}'), put_str(o, s, "_metadata"), op(o, 'N'), op(o, 's'),
         op(o, 'b'); /* an OrderedDict's attributes */

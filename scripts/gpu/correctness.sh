@@ -22,7 +22,9 @@ one_tool() {
     SWIN_TEST_SMALL=1 timeout "$limit" compute-sanitizer --tool "$tool" --report-api-errors no --error-exitcode 9 \
         "$bin/$program" "$filter" > "$log" 2>&1
     rc=$?
+    grep -q '^\[=*\] 0 test' "$log" && rc=none
     case $rc in
+    none) row "$tool $program $filter" "no such test" "" WRONG ;;
     0) row "$tool $program $filter" "0 errors" "" ok ;;
     124) row "$tool $program $filter" "too slow" "$limit s" skipped ;;
     *) row "$tool $program $filter" "exit $rc" "$(grep -m1 SUMMARY "$log" | sed 's/=* *//')" WRONG ;;
@@ -30,17 +32,20 @@ one_tool() {
 }
 
 sanitizers() { # their rows into files; adds to jobs
-    local t
-    for t in memcheck initcheck synccheck; do
-        one_tool $t test_cuda_ops '*' > "$out/rows.z1$t" & jobs+=($!)
-        one_tool $t test_cuda_int8 '*' > "$out/rows.z1$t-int8" & jobs+=($!)
-    done
-    for t in linear linear_rows tiles norms elementwise patch_embed attention halves normalise_heads observers; do
-        one_tool racecheck test_cuda_ops "test_$t" > "$out/rows.z2$t" & jobs+=($!)
-    done
-    for t in norms products residuals rows attention heads halves; do
-        one_tool racecheck test_cuda_int8 "test_$t" > "$out/rows.z2int8-$t" & jobs+=($!)
-    done
+    local tool program names t
+    while read -r program names; do
+        for tool in memcheck initcheck synccheck; do
+            one_tool $tool "$program" '*' > "$out/rows.z1$tool-$program" & jobs+=($!)
+        done
+        for t in $names; do
+            one_tool racecheck "$program" "test_$t" > "$out/rows.z2$program-$t" & jobs+=($!)
+        done
+    done << 'END'
+test_cuda_ops linear linear_rows tiles norms elementwise patch_embed attention halves normalise_heads observers observing
+test_cuda_int8 norms products residuals rows factors
+test_cuda_int8_attention attention heads
+test_cuda_int8_blocks halves blocks
+END
 }
 
 # Exports against ONNX Runtime, which needs no GPU but a Python that has it.

@@ -245,6 +245,22 @@ swin_status swin_linear_s8_cuda(swin_dev *dev, swin_tensor *y, int parts, const 
     return swin_gemm_s8_run(swin_cuda_of(dev), &p);
 }
 
+swin_status swin_cosine_s8_cuda(swin_dev *dev, swin_tensor y[3], const swin_tensor *x,
+                                const swin_layer_s8 *qkv, const swin_tensor raw[2], const float *head_scale)
+{
+    SWIN_TRY(swin_layer_check_cuda("cosine_s8", qkv->l, x, qkv->after_scale));
+    swin_gemm_s8 p = swin_gemm_s8_of(x, qkv->l, qkv->after_scale);
+    p.parts = 3, p.width = qkv->l->out / 3;
+    p.head_scale = head_scale;
+    for (int i = 0; i < 3; i++) {
+        SWIN_TRY(check_codes("cosine_s8", &y[i], x->rows, p.width));
+        p.y[i] = swin_s8_part_of(&y[i]);
+    }
+    for (int i = 0; i < 2; i++)
+        if (raw[i].dtype == SWIN_S8) p.raw[i] = swin_s8_rule_of(&raw[i]), p.raw_scale[i] = raw[i].scale;
+    return swin_gemm_s8_run(swin_cuda_of(dev), &p);
+}
+
 swin_status swin_linear_s8_residual_cuda(swin_dev *dev, swin_tensor *residual, const swin_tensor *x,
                                          const swin_linear *l, float after_scale, const swin_windows *g)
 {
@@ -267,7 +283,9 @@ swin_status swin_attention_s8_run(swin_cuda *d, const swin_attention_s8_args *p)
     cudaError_t e = cudaErrorNotSupported;
     const char *how = getenv("SWIN_S8_ATTENTION"); /* experiment */
     const int tiles = how ? atoi(how) : 31;
-    const bool tiled = (p->g.window == 8 && p->a.head_size == 32 ? tiles & 1 : p->g.window == 12 ? tiles & 2 : tiles & 4);
+    const bool tiled = (p->g.window == 8 && p->a.head_size == 32 ? tiles & 1
+                        : p->g.window == 12                      ? tiles & 2
+                                                                 : tiles & 4);
     if (d->major >= 8 && tiled) e = swin_attention_s8_tiles_launch(d->stream, p, d->multiprocessors);
     if (d->major >= 8 && e == cudaErrorNotSupported)
         e = swin_attention_s8_mma_launch(d->stream, p, d->multiprocessors);

@@ -110,6 +110,13 @@ typedef struct swin_block_s8 {
     int shift;
 } swin_block_s8;
 
+/* Codes of the residual stream beside it, where no LayerNorm stands before a half's first layer (Swin V2). */
+typedef struct swin_stream_s8 {
+    swin_tensor now; /* S8: x as that layer reads it; made by the half unless `ready` */
+    bool ready;
+    swin_tensor next; /* S8: the new x, quantized for what follows; now's memory is free by then. data NULL: not wanted */
+} swin_stream_s8;
+
 /* Patch embedding: a convolution whose kernel is its stride, then LayerNorm (gamma NULL: none). */
 typedef struct swin_patch_embed {
     int patch, in_chans, channels; /* P, 3, C */
@@ -207,6 +214,13 @@ struct swin_ops {
     swin_status (*mlp_half)(swin_dev *dev, swin_tensor *x, const swin_norm *n, const swin_linear *fc1,
                             const swin_linear *fc2);
 
+    /* Swin V2's, in the same way: x += LN(proj(attention(cosine(qkv(x))))); x += LN(fc2(GELU(fc1(x)))). */
+    swin_status (*attention_half_v2)(swin_dev *dev, swin_tensor *x, const swin_norm *n, const swin_linear *qkv,
+                                     const float *head_scale, const swin_attention *a, const swin_linear *proj,
+                                     const swin_windows *g);
+    swin_status (*mlp_half_v2)(swin_dev *dev, swin_tensor *x, const swin_norm *n, const swin_linear *fc1,
+                               const swin_linear *fc2);
+
     /* ---- quantization and observation ---------------------------------------------------------------------------- */
     /* In place: x = (clamp(rint(x / scale) + zero_point, qmin, qmax) - zero_point) * scale, half to even, computed as
      * x * (1 / scale) in float32, as the PyTorch toolkit does. NaN becomes qmin's value. */
@@ -272,6 +286,15 @@ struct swin_ops {
      * between them: a half-precision stream would move codes there, each by a step of that rounding. */
     swin_status (*blocks_s8)(swin_dev *dev, swin_tensor *x, const swin_block_s8 *blocks, int count,
                              const swin_windows *g);
+    /* Swin V2's halves, in the same way. raw: how queries and keys become codes before normalise_heads (dtype F32: they do
+     * not); parts: after it, and v. */
+    swin_status (*attention_half_v2_s8)(swin_dev *dev, swin_tensor *x, const swin_stream_s8 *codes,
+                                        const swin_norm *n, const swin_layer_s8 *qkv, const swin_tensor raw[2],
+                                        const swin_tensor parts[3], const float *head_scale,
+                                        const swin_attention *a, float prob_scale, const swin_layer_s8 *proj,
+                                        const swin_windows *g);
+    swin_status (*mlp_half_v2_s8)(swin_dev *dev, swin_tensor *x, const swin_stream_s8 *codes, const swin_norm *n,
+                                  const swin_layer_s8 *fc1, const swin_layer_s8 *fc2);
     /* out = W LayerNorm(x) of four neighbours, as layernorm_merge and then linear_s8 with one part. */
     swin_status (*merge_s8)(swin_dev *dev, swin_tensor *out, const swin_tensor *x, const swin_norm *n,
                             const swin_layer_s8 *reduction, const swin_windows *g);

@@ -250,7 +250,12 @@ swin_status swin_attention_run_cuda(swin_dev *dev, const swin_attention_args *ar
 {
     swin_cuda *d = swin_cuda_of(dev);
     cudaError_t e = cudaErrorNotSupported;
-    if (d->major >= 8) e = swin_attention_mma_launch(d->stream, args, part, d->multiprocessors);
+    const char *how = getenv("SWIN_F16_ATTENTION"); /* experiment */
+    const bool tiled = how ? atoi(how) : true;
+    if (d->major >= 8 && part == SWIN_ATTENTION_ALL && tiled)
+        e = swin_attention_tiles_launch(d->stream, args, d->multiprocessors);
+    if (d->major >= 8 && e == cudaErrorNotSupported)
+        e = swin_attention_mma_launch(d->stream, args, part, d->multiprocessors);
     if (e == cudaErrorNotSupported) e = swin_attention_f32_launch(d->stream, args, part);
     if (e == cudaErrorNotSupported) e = swin_attention_any_launch(d->stream, args, part);
     return swin_cuda_status(e, "attention");
@@ -321,8 +326,10 @@ static swin_status cuda_normalise_heads(swin_dev *dev, swin_tensor *out, const s
     if (heads < 1 || x->cols % heads != 0)
         return swin_fail(SWIN_ERR_VALUE, "normalise_heads: %lld columns in %d heads", (long long)x->cols,
                          heads);
-    return swin_cuda_status(swin_normalise_heads_launch(swin_cuda_of(dev)->stream, out, x, heads, head_scale),
-                            "normalise_heads");
+    const cudaStream_t stream = swin_cuda_of(dev)->stream;
+    cudaError_t e = swin_heads32_launch(stream, out, x, heads, head_scale ? heads : 0, head_scale);
+    if (e == cudaErrorNotSupported) e = swin_normalise_heads_launch(stream, out, x, heads, head_scale);
+    return swin_cuda_status(e, "normalise_heads");
 }
 
 static swin_status cuda_fake_quant(swin_dev *dev, swin_tensor *x, float scale, int zero_point, int qmin,
@@ -381,6 +388,10 @@ const swin_ops swin_ops_cuda = {
     .mlp_half_s8 = swin_mlp_half_s8_cuda,
     .blocks_s8 = swin_blocks_s8_cuda,
     .shrinks = true,
+    .attention_half_v2 = swin_attention_half_v2_cuda,
+    .mlp_half_v2 = swin_mlp_half_v2_cuda,
+    .attention_half_v2_s8 = swin_attention_half_v2_s8_cuda,
+    .mlp_half_v2_s8 = swin_mlp_half_v2_s8_cuda,
     .merge_s8 = swin_merge_s8_cuda,
     .fake_quant = cuda_fake_quant,
     .round_to = cuda_round_to,

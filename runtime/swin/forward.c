@@ -14,6 +14,7 @@ typedef struct walk {
     int stage, block;
     int last;          /* the blocks [block, last) of this stage are walked now */
     bool *stream_seen; /* the observer that the residual stream meets next has already seen it */
+    bool *coded; /* net->normed holds the residual stream's codes for the next half (fused halves of V2) */
 } walk;
 
 /* Profilers show what runs between open and close under this name. */
@@ -514,6 +515,89 @@ static swin_status fused_mlp(const walk *w, const net_block *b, swin_tensor *x)
     return w->ops->mlp_half_s8(w->dev, x, &b->norm2, &fc1, &fc2);
 }
 
+/* ---- V2's fused halves: codes of the residual stream go from half to half in net->normed ------------------------ */
+
+static bool fuses_attention_v2(const walk *w, const net_block *b)
+{
+    return w->ops->attention_half_v2_s8 && b->qkv.integer && b->attention_integer && b->proj.integer &&
+           b->head_scale && unwatched(w, SWIN_SITE_LAYERNORM_INPUT1, SWIN_SITE_ADD1_LOCAL);
+}
+
+static bool fuses_mlp_v2(const walk *w, const net_block *b)
+{
+    return w->ops->mlp_half_v2_s8 && b->fc1.integer && b->fc2.integer && b->head_scale &&
+           unwatched(w, SWIN_SITE_LAYERNORM_INPUT2, SWIN_SITE_ADD2_LOCAL);
+}
+
+/* What a half reads and, where the one after it is fused too, leaves. */
+static swin_stream_s8 stream_codes(const walk *w, const swin_tensor *x, const net_layer *now,
+                                   const net_layer *next)
+{
+    void *at = w->net->normed;
+    swin_stream_s8 s = { .now = code_matrix(at, x->rows, x->cols, &now->input), .ready = *w->coded };
+    if (next) s.next = code_matrix(at, x->rows, x->cols, &next->input);
+    return s;
+}
+
+static swin_status fused_attention_v2(const walk *w, const net_block *b, swin_tensor *x,
+                                      const swin_windows *g)
+{
+    const bool more = fuses_mlp_v2(w, b);
+    const swin_stream_s8 codes = stream_codes(w, x, &b->qkv, more ? &b->fc1 : NULL);
+    const swin_layer_s8 qkv = fused_layer(&b->qkv), proj = fused_layer(&b->proj);
+    swin_tensor parts[3], raw[2];
+    for (int i = 0; i < 3; i++) parts[i] = code_matrix(NULL, 0, 0, &b->operands[i]);
+    for (int i = 0; i < 2; i++)
+        raw[i] = b->raw[i].enabled ? code_matrix(NULL, 0, 0, &b->raw[i]) : swin_matrix(NULL, SWIN_F32, 0, 0);
+    *w->coded = false;
+    SWIN_TRY(w->ops->attention_half_v2_s8(w->dev, x, &codes, &b->norm1, &qkv, raw, parts, b->head_scale,
+                                          &b->attention, b->prob_scale, &proj, g));
+    *w->coded = more;
+    return SWIN_OK;
+}
+
+/* The layer that reads the stream after block b, if it may have it as codes. */
+static const net_layer *coded_follower(const walk *w)
+{
+    walk next = *w;
+    next.block++;
+    if (next.block >= w->last || wants(w, SWIN_SITE_BLOCK_OUT))
+        return NULL; /* a tap may change what it sees */
+    const net_block *b = &w->net->stages[w->stage].blocks[next.block];
+    return fuses_attention_v2(&next, b) ? &b->qkv : NULL;
+}
+
+static swin_status fused_mlp_v2(const walk *w, const net_block *b, swin_tensor *x)
+{
+    const net_layer *follower = coded_follower(w);
+    const swin_stream_s8 codes = stream_codes(w, x, &b->fc1, follower);
+    const swin_layer_s8 fc1 = fused_layer(&b->fc1), fc2 = fused_layer(&b->fc2);
+    *w->coded = false;
+    SWIN_TRY(w->ops->mlp_half_v2_s8(w->dev, x, &codes, &b->norm2, &fc1, &fc2));
+    *w->coded = follower != NULL;
+    return SWIN_OK;
+}
+
+/* V2's attention half in one call, where the backend has it for these precisions. */
+static swin_status whole_attention_v2(const walk *w, const net_block *b, swin_tensor *x,
+                                      const swin_windows *g)
+{
+    const bool is_float = half_is_float(&b->qkv, &b->proj) && !b->attention_integer;
+    if (w->ops->attention_half_v2 && is_float &&
+        unwatched(w, SWIN_SITE_LAYERNORM_INPUT1, SWIN_SITE_ADD1_LOCAL))
+        return w->ops->attention_half_v2(w->dev, x, &b->norm1, &b->qkv.l, b->head_scale, &b->attention,
+                                         &b->proj.l, g);
+    return fuses_attention_v2(w, b) ? fused_attention_v2(w, b, x, g) : SWIN_ERR_UNSUPPORTED;
+}
+
+static swin_status whole_mlp_v2(const walk *w, const net_block *b, swin_tensor *x)
+{
+    if (w->ops->mlp_half_v2 && half_is_float(&b->fc1, &b->fc2) &&
+        unwatched(w, SWIN_SITE_LAYERNORM_INPUT2, SWIN_SITE_ADD2_LOCAL))
+        return w->ops->mlp_half_v2(w->dev, x, &b->norm2, &b->fc1.l, &b->fc2.l);
+    return fuses_mlp_v2(w, b) ? fused_mlp_v2(w, b, x) : SWIN_ERR_UNSUPPORTED;
+}
+
 /* x += proj(attention(qkv(LN1(x)))), windows shifted and partitioned. V2: x += LN1(proj(attention(qkv(x)))). */
 static swin_status attention_half(const walk *w, const net_block *b, swin_tensor *x, const swin_windows *g)
 {
@@ -529,6 +613,11 @@ static swin_status attention_half(const walk *w, const net_block *b, swin_tensor
         unwatched(w, SWIN_SITE_LAYERNORM_INPUT1, SWIN_SITE_ADD1_LOCAL)) {
         const swin_status st = fused_attention(w, b, x, g);
         if (st != SWIN_ERR_UNSUPPORTED) return st;
+    }
+    if (v2) {
+        const swin_status st = whole_attention_v2(w, b, x, g);
+        if (st != SWIN_ERR_UNSUPPORTED) return st;
+        *w->coded = false;
     }
     swin_tensor a = layer_input(w, &b->qkv, w->net->normed, x->rows, x->cols);
     if (!v2) SWIN_TRY(touch_norm_input(w, &b->proj, &attention_sites, x));
@@ -569,6 +658,11 @@ static swin_status mlp_half(const walk *w, const net_block *b, swin_tensor *x)
         unwatched(w, SWIN_SITE_LAYERNORM_INPUT2, SWIN_SITE_ADD2_LOCAL)) {
         const swin_status st = fused_mlp(w, b, x);
         if (st != SWIN_ERR_UNSUPPORTED) return st;
+    }
+    if (v2) {
+        const swin_status st = whole_mlp_v2(w, b, x);
+        if (st != SWIN_ERR_UNSUPPORTED) return st;
+        *w->coded = false;
     }
     swin_tensor a = layer_input(w, &b->fc1, w->net->normed, x->rows, x->cols);
     if (v2) {
@@ -745,14 +839,15 @@ static swin_status classify(walk *w)
 swin_status net_walk_parts(swin_net *net, int first, int end, const float *images, int batch,
                            const swin_tap *tap)
 {
-    bool seen = false;
+    bool seen = false, coded = false;
     walk w = { .net = net,
                .ops = net->ops,
                .dev = net->dev,
                .tap = tap,
                .batch = batch,
                .images = batch,
-               .stream_seen = &seen };
+               .stream_seen = &seen,
+               .coded = &coded };
     open_range(&w, "patch embedding");
     SWIN_TRY(close_range(&w, first == 0 ? embed(&w, images) : SWIN_OK));
     int at = 1; /* the part that a stage begins with */

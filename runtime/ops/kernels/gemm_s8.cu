@@ -127,6 +127,7 @@ template <int LAST> gemm_s8_config *table()
 int last_of(const swin_gemm_s8 *p)
 {
     if (p->local.codes) return S8_LOCAL;
+    if (p->head_scale) return S8_COSINE;
     if (p->residual) return p->y[0].dtype == SWIN_F16 ? S8_RESIDUAL : S8_ANY;
     if (p->parts == 1 && p->y[0].dtype == SWIN_F16 && p->act == SWIN_ACT_NONE) return S8_HALVES;
     for (int i = 0; i < p->parts; i++)
@@ -150,6 +151,8 @@ gemm_s8_config *table_of(int last, int *count)
         return table<S8_LOCAL>();
     case S8_HALVES:
         return table<S8_HALVES>();
+    case S8_COSINE:
+        return table<S8_COSINE>();
     default:
         return table<S8_ANY>();
     }
@@ -227,6 +230,14 @@ bool aligned(const swin_gemm_s8 *p)
     return ok;
 }
 
+/* Heads of 32 columns, every part in codes. */
+bool whole_heads(const swin_gemm_s8 *p)
+{
+    bool ok = p->parts == 3 && p->width % 32 == 0 && p->act == SWIN_ACT_NONE && !p->residual;
+    for (int i = 0; i < p->parts; i++) ok = ok && p->y[i].dtype == SWIN_S8;
+    return ok || !p->head_scale;
+}
+
 } // namespace
 
 extern "C" int swin_gemm_s8_configs(void)
@@ -246,7 +257,7 @@ extern "C" cudaError_t swin_gemm_s8_launch(cudaStream_t stream, const swin_gemm_
                                            int multiprocessors)
 {
     if (p->m == 0 || p->n == 0) return cudaSuccess;
-    if (p->k == 0 || !aligned(p)) return cudaErrorNotSupported;
+    if (p->k == 0 || !aligned(p) || !whole_heads(p)) return cudaErrorNotSupported;
     int count;
     if (config < 0 && getenv("SWIN_S8_TILE")) config = atoi(getenv("SWIN_S8_TILE"));
     gemm_s8_config *c = &table_of(last_of(p), &count)[config < 0 ? 0 : config];
@@ -266,6 +277,7 @@ extern "C" cudaError_t swin_gemm_s8_any_launch(cudaStream_t stream, const swin_g
 {
     if (p->m == 0 || p->n == 0) return cudaSuccess;
     if (p->local.codes) return cudaErrorNotSupported;
+    if (p->head_scale) return cudaErrorNotSupported;
     gemm_s8_any_kernel<<<swin_blocks(p->m * p->n, 256, 1 << 16), 256, 0, stream>>>(*p);
     return cudaGetLastError();
 }

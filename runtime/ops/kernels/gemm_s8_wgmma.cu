@@ -147,6 +147,8 @@ gemm_s8_config *swin_wgmma_s8_table(int last, int *count)
         return table<S8_LOCAL>();
     case S8_HALVES:
         return table<S8_HALVES>();
+    case S8_COSINE:
+        return table<S8_COSINE>();
     default:
         return table<S8_ANY>();
     }

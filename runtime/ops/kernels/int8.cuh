@@ -170,7 +170,8 @@ enum s8_last {
     S8_GELU_CODES, /* the same after GELU */
     S8_RESIDUAL,   /* added to a residual of F16 */
     S8_LOCAL,      /* the same where more is to be added, p.local */
-    S8_HALVES      /* F16 in one part, no activation */
+    S8_HALVES,     /* F16 in one part, no activation */
+    S8_COSINE      /* codes of Swin V2's q, k, v: swin_gemm_s8.head_scale */
 };
 
 /* Eight sums to values. alpha, bias: of the eight columns, 16-byte aligned. */
@@ -247,6 +248,33 @@ __device__ __noinline__ void s8_store_any(const G &p, int64_t row, int n, float 
     }
 }
 
+/* Eight neighbours of a row and the other 24 columns of their head, in the row's four threads: divided by their length,
+ * times the head's scale. The sum's order is that of normalise_heads32_s8 (norm_s8.cu). */
+__device__ __forceinline__ void s8_cosine(float (&v)[8], float scale)
+{
+    float sum = 0;
+#pragma unroll
+    for (int k = 0; k < 8; k++) sum = fmaf(v[k], v[k], sum);
+    sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+    sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+    const float factor = scale / fmaxf(sqrtf(sum), 1e-12f);
+#pragma unroll
+    for (int k = 0; k < 8; k++) v[k] *= factor;
+}
+
+/* The same for a product's values; n: column of the first. */
+__device__ __forceinline__ void s8_cosine_part(float (&v)[8], const swin_gemm_s8 &p, int part, int n)
+{
+    if (part > 1) return;
+    const float size = part ? p.raw_scale[1] : p.raw_scale[0];
+    if (size > 0) {
+        const swin_s8_rule rule = part ? p.raw[1] : p.raw[0];
+#pragma unroll
+        for (int k = 0; k < 8; k++) v[k] = (s8_code(v[k], rule) - S8_MAGIC) * size;
+    }
+    s8_cosine(v, part ? 1.f : __ldg(p.head_scale + n / 32));
+}
+
 /* A warp's 16 rows x (8 NT) columns of sums to memory. row: of the matrix, for this thread's first; col0:
  * the warp's first column in the tile whose factors these are; n0: the tile's first. */
 template <int LAST, int NT>
@@ -279,7 +307,7 @@ __device__ __forceinline__ void s8_finish(const swin_gemm_s8 &p, const int (&acc
         if (n >= p.n) continue;
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            if (to[half] < 0) continue;
+            if (LAST != S8_COSINE && to[half] < 0) continue;
             float v[8];
             int sum[8];
 #pragma unroll
@@ -304,6 +332,11 @@ __device__ __forceinline__ void s8_finish(const swin_gemm_s8 &p, const int (&acc
                     for (int k = 0; k < 8; k++) v[k] = s8_gelu(v[k]);
                 }
                 const int part = LAST == S8_GELU_CODES ? 0 : s8_part_of(p, n);
+                if constexpr (LAST ==
+                              S8_COSINE) { /* rows past the end take part in their neighbours' shuffles */
+                    s8_cosine_part(v, p, part, n);
+                    if (to[half] < 0) continue;
+                }
                 const swin_s8_rule rule = p.y[part].rule;
                 uint2 *at =
                     (uint2 *)((int8_t *)p.y[part].data + to[half] * p.y[part].ld + n - part * p.width);

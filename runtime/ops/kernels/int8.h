@@ -58,6 +58,10 @@ typedef struct swin_gemm_s8 {
     swin_act act;
     int parts, width; /* width: columns of a part */
     swin_s8_part y[SWIN_S8_PARTS];
+    const float
+        *head_scale; /* not NULL: parts 0 and 1 are Swin V2's queries and keys, in heads of 32 columns... */
+    swin_s8_rule raw[2];    /* ...which become codes before they are divided by their length... */
+    float raw_scale[2];     /* ...of these scales; 0: they do not */
     bool residual, windows; /* windows: row r of x belongs to row swin_windows_source(&g, r) of y */
     swin_windows g;
     swin_s8_local local; /* residual of F16 only: y[0] += this too, rounded once */
@@ -84,6 +88,10 @@ static inline int swin_s8_dealt(int r)
  * or floats, out of codes. */
 cudaError_t swin_normalise_heads_s8_launch(cudaStream_t stream, const swin_tensor *out, const swin_tensor *x,
                                            int heads, const float *head_scale);
+
+/* x += LayerNorm(y), of one float type; codes (S8) of the new x beside it, unless NULL or without data. */
+cudaError_t swin_norm_add_launch(cudaStream_t stream, const swin_tensor *x, const swin_tensor *y,
+                                 const swin_norm *n, const swin_tensor *codes);
 
 /* out (S8) = codes of LayerNorm(x); rows as for swin_norm_launch; n NULL: of x itself. */
 cudaError_t swin_norm_s8_launch(cudaStream_t stream, const swin_tensor *out, const swin_tensor *x,

@@ -27,6 +27,9 @@ cudaError_t swin_mean_tokens_launch(cudaStream_t stream, const swin_tensor *out,
 /* swin_ops.normalise_heads for the float types. */
 cudaError_t swin_normalise_heads_launch(cudaStream_t stream, const swin_tensor *out, const swin_tensor *x,
                                         int heads, const float *head_scale);
+/* The same for heads of 32 columns in whole 16-byte vectors; the first `scaled` heads take a scale. */
+cudaError_t swin_heads32_launch(cudaStream_t stream, const swin_tensor *out, const swin_tensor *x, int heads,
+                                int scaled, const float *head_scale);
 /* Non-overlapping patches as rows: out [batch * (size/patch)^2][chans * patch * patch], (channel, y, x) order. */
 cudaError_t swin_patches_launch(cudaStream_t stream, const swin_tensor *out, const float *images, int chans,
                                 int size, int patch);
@@ -104,6 +107,8 @@ typedef struct swin_attention_args {
 /* Tensor cores, F16 and BF16: windows of 49, 64 or 144 tokens with head size 32. */
 cudaError_t swin_attention_mma_launch(cudaStream_t stream, const swin_attention_args *p,
                                       swin_attention_part part, int multiprocessors);
+/* The whole of it for windows of 144, 256 or 576 tokens with head size 32, and 64 tokens with head size 24. */
+cudaError_t swin_attention_tiles_launch(cudaStream_t stream, const swin_attention_args *p, int multiprocessors);
 /* F32: windows of 49 or 64 tokens with head size 32. */
 cudaError_t swin_attention_f32_launch(cudaStream_t stream, const swin_attention_args *p,
                                       swin_attention_part part);

@@ -122,6 +122,28 @@ __global__ void __launch_bounds__(256)
             (int8_t)__float_as_uint(s8_code(value(i) * factor, p.rule));
 }
 
+/* Heads of 32 columns: four lanes a head. The bits are those of a product that does it itself (S8_COSINE). */
+__global__ void __launch_bounds__(256)
+    normalise_heads32_s8(const __grid_constant__ norm_s8_args p, int heads, const float *head_scale)
+{
+    const int64_t item = (int64_t)blockIdx.x * 64 + threadIdx.x / 4, total = p.out.rows * heads;
+    chain_wait();
+    if (item - threadIdx.x % 32 / 4 >= total) return; /* the whole warp is past the end */
+    const bool live = item < total;
+    const int64_t row = live ? item / heads : 0;
+    const int head = live ? (int)(item - row * heads) : 0, col = head * 32 + threadIdx.x % 4 * 8;
+    float v[8];
+#pragma unroll
+    for (int k = 0; k < 8; k++)
+        v[k] = p.x.dtype == SWIN_S8 ? (float)((const int8_t *)p.x.data)[row * p.x.ld + col + k] * p.x.scale
+                                    : element(p.x, row * p.x.ld + col + k);
+    s8_cosine(v, head_scale ? head_scale[head] : 1.f);
+    if (!live) return;
+#pragma unroll
+    for (int k = 0; k < 8; k++)
+        ((int8_t *)p.out.data)[row * p.out.ld + col + k] = (int8_t)__float_as_uint(s8_code(v[k], p.rule));
+}
+
 template <swin_norm_rows ROWS> cudaError_t launch(cudaStream_t stream, norm_s8_args p)
 {
     const int total = p.cols / 8;
@@ -183,6 +205,9 @@ extern "C" cudaError_t swin_normalise_heads_s8_launch(cudaStream_t stream, const
     if (out->rows == 0 || out->cols == 0) return cudaSuccess;
     norm_s8_args p = {};
     p.out = *out, p.x = *x, p.cols = (int)out->cols, p.rule = swin_s8_rule_of(out);
+    if (out->cols == (int64_t)heads * 32 && out->rows * heads < 1LL << 36)
+        return chain_launch(normalise_heads32_s8, (unsigned)((out->rows * heads + 63) / 64), 256, 0, stream,
+                            p, heads, head_scale);
     const int64_t blocks = (out->rows * heads + 7) / 8;
     if (blocks > 0x7fffffff) return cudaErrorNotSupported;
     normalise_heads_s8_kernel<<<(unsigned)blocks, 256, 0, stream>>>(p, heads, head_scale);

@@ -1,0 +1,146 @@
+/* Swin V2's half blocks on cuda: no LayerNorm before a product, one after it, and cosine attention.
+ *
+ * As in V1's, the windows stay where they are: attention alone gathers and scatters them. */
+#include "runtime/ops/kernels/cuda_dev.h"
+#include "runtime/ops/kernels/int8_dev.h"
+
+/* ---- float --------------------------------------------------------------------------------------------------- */
+
+static size_t padded(size_t bytes)
+{
+    return (bytes + 255) & ~(size_t)255;
+}
+
+/* Two scratch matrices of x's rows and type, the second of which two matrices of the same memory may be. */
+static swin_status two_floats(swin_cuda *d, swin_tensor *a, int64_t a_cols, swin_tensor *b, int64_t b_cols,
+                              const swin_tensor *x)
+{
+    const size_t unit = swin_dtype_size(x->dtype), rows = (size_t)x->rows;
+    const size_t first = padded(rows * (size_t)a_cols * unit);
+    void *p;
+    SWIN_TRY(swin_cuda_work(d, &p, first + rows * (size_t)b_cols * unit));
+    *a = swin_matrix(p, x->dtype, x->rows, a_cols);
+    *b = swin_matrix((char *)p + first, x->dtype, x->rows, b_cols);
+    return SWIN_OK;
+}
+
+/* x += LN(y), codes beside it where they are wanted. */
+static swin_status norm_add(swin_cuda *d, const swin_tensor *x, const swin_tensor *y, const swin_norm *n,
+                            const swin_tensor *codes)
+{
+    return swin_cuda_status(swin_norm_add_launch(d->stream, x, y, n, codes), "layernorm and residual add");
+}
+
+/* What norm_add takes. */
+static bool takes_rows(const swin_tensor *x, const swin_norm *n)
+{
+    return n->gamma && x->cols % 8 == 0 && x->cols <= 1536 && x->ld == x->cols &&
+           (uintptr_t)x->data % 16 == 0 && (uintptr_t)n->gamma % 16 == 0 && (uintptr_t)n->beta % 16 == 0;
+}
+
+swin_status swin_attention_half_v2_cuda(swin_dev *dev, swin_tensor *x, const swin_norm *n,
+                                        const swin_linear *qkv, const float *head_scale,
+                                        const swin_attention *a, const swin_linear *proj,
+                                        const swin_windows *g)
+{
+    swin_cuda *d = swin_cuda_of(dev);
+    const int64_t c = x->cols;
+    swin_tensor mixed, wide;
+    if (a->head_size != 32 || !takes_rows(x, n)) return SWIN_ERR_UNSUPPORTED;
+    SWIN_TRY(two_floats(d, &mixed, c, &wide, 3 * c, x));
+    SWIN_TRY(swin_linear_cuda(dev, &wide, x, qkv, true, SWIN_ACT_NONE));
+    const swin_tensor pair = swin_columns(&wide, 0, 2 * c);
+    SWIN_TRY(swin_cuda_status(
+        swin_heads32_launch(d->stream, &pair, &pair, 2 * a->heads, a->heads, head_scale), "normalise_heads"));
+    SWIN_TRY(swin_attention_run_cuda(
+        dev, &(swin_attention_args){ .a = *a, .g = *g, .qkv = wide, .out = mixed, .image_order = true },
+        SWIN_ATTENTION_ALL));
+    swin_tensor y = swin_matrix(wide.data, x->dtype, x->rows, c);
+    SWIN_TRY(swin_linear_cuda(dev, &y, &mixed, proj, true, SWIN_ACT_NONE));
+    return norm_add(d, x, &y, n, NULL);
+}
+
+swin_status swin_mlp_half_v2_cuda(swin_dev *dev, swin_tensor *x, const swin_norm *n, const swin_linear *fc1,
+                                  const swin_linear *fc2)
+{
+    swin_cuda *d = swin_cuda_of(dev);
+    swin_tensor y, hidden;
+    if (!takes_rows(x, n)) return SWIN_ERR_UNSUPPORTED;
+    SWIN_TRY(two_floats(d, &y, x->cols, &hidden, fc1->out, x));
+    SWIN_TRY(swin_linear_cuda(dev, &hidden, x, fc1, true, SWIN_ACT_GELU));
+    SWIN_TRY(swin_linear_cuda(dev, &y, &hidden, fc2, true, SWIN_ACT_NONE));
+    return norm_add(d, x, &y, n, NULL);
+}
+
+/* ---- integers ------------------------------------------------------------------------------------------------ */
+
+/* A matrix of codes in memory at p. */
+static swin_tensor placed(const swin_tensor *how, void *p, int64_t rows, int64_t cols, int64_t ld)
+{
+    swin_tensor t = *how;
+    t.data = p, t.dtype = SWIN_S8, t.rows = rows, t.cols = cols, t.ld = ld;
+    return t;
+}
+
+/* Room for codes, then for what first is codes and then a product of x's shape. */
+static swin_status two_codes(swin_cuda *d, char **codes, int64_t cols, char **wide, int64_t wide_cols,
+                             const swin_tensor *x)
+{
+    const size_t rows = (size_t)x->rows, first = padded(rows * (size_t)cols),
+                 product = (size_t)x->cols * swin_dtype_size(x->dtype);
+    void *p;
+    SWIN_TRY(
+        swin_cuda_work(d, &p, first + rows * ((size_t)wide_cols > product ? (size_t)wide_cols : product)));
+    *codes = p, *wide = (char *)p + first;
+    return SWIN_OK;
+}
+
+static swin_status make_codes(swin_dev *dev, const swin_stream_s8 *codes, const swin_tensor *x)
+{
+    swin_tensor now = codes->now;
+    return codes->ready ? SWIN_OK : swin_quantize_cuda(dev, &now, x);
+}
+
+swin_status swin_attention_half_v2_s8_cuda(swin_dev *dev, swin_tensor *x, const swin_stream_s8 *codes,
+                                           const swin_norm *n, const swin_layer_s8 *qkv,
+                                           const swin_tensor raw[2], const swin_tensor parts[3],
+                                           const float *head_scale, const swin_attention *a, float prob_scale,
+                                           const swin_layer_s8 *proj, const swin_windows *g)
+{
+    swin_cuda *d = swin_cuda_of(dev);
+    const int64_t rows = x->rows, c = x->cols;
+    char *narrow, *wide;
+    if (a->head_size != 32 || d->major < 8 || !takes_rows(x, n)) return SWIN_ERR_UNSUPPORTED;
+    SWIN_TRY(two_codes(d, &narrow, c, &wide, 3 * c, x));
+    SWIN_TRY(make_codes(dev, codes, x));
+    swin_tensor qkv_codes[3];
+    for (int i = 0; i < 3; i++) qkv_codes[i] = placed(&parts[i], wide + i * c, rows, c, 3 * c);
+    SWIN_TRY(swin_cosine_s8_cuda(dev, qkv_codes, &codes->now, qkv, raw, head_scale));
+    const swin_tensor mixed = placed(&proj->input, narrow, rows, c, c);
+    SWIN_TRY(swin_attention_s8_run(d, &(swin_attention_s8_args){ .a = *a,
+                                                                 .g = *g,
+                                                                 .q = qkv_codes[0],
+                                                                 .k = qkv_codes[1],
+                                                                 .v = qkv_codes[2],
+                                                                 .out = mixed,
+                                                                 .prob_scale = prob_scale,
+                                                                 .image_order = true }));
+    swin_tensor y = swin_matrix(wide, x->dtype, rows, c);
+    SWIN_TRY(swin_linear_s8_cuda(dev, &y, 1, &mixed, proj->l, proj->after_scale, SWIN_ACT_NONE));
+    return norm_add(d, x, &y, n, &codes->next);
+}
+
+swin_status swin_mlp_half_v2_s8_cuda(swin_dev *dev, swin_tensor *x, const swin_stream_s8 *codes,
+                                     const swin_norm *n, const swin_layer_s8 *fc1, const swin_layer_s8 *fc2)
+{
+    swin_cuda *d = swin_cuda_of(dev);
+    char *hidden_at, *product;
+    if (d->major < 8 || !takes_rows(x, n)) return SWIN_ERR_UNSUPPORTED;
+    SWIN_TRY(two_codes(d, &hidden_at, fc1->l->out, &product, x->cols, x));
+    SWIN_TRY(make_codes(dev, codes, x));
+    swin_tensor hidden = placed(&fc2->input, hidden_at, x->rows, fc1->l->out, fc1->l->out);
+    SWIN_TRY(swin_linear_s8_cuda(dev, &hidden, 1, &codes->now, fc1->l, fc1->after_scale, SWIN_ACT_GELU));
+    swin_tensor y = swin_matrix(product, x->dtype, x->rows, x->cols);
+    SWIN_TRY(swin_linear_s8_cuda(dev, &y, 1, &hidden, fc2->l, fc2->after_scale, SWIN_ACT_NONE));
+    return norm_add(d, x, &y, n, &codes->next);
+}

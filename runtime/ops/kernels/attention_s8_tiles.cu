@@ -29,34 +29,38 @@ template <int WINDOW, int HEAD, int TILES, int IMAGES, int BUFFERS, int FIT> str
     static_assert(N % 16 == 0 && N / 16 % RT == 0 && D <= 32 && D % 8 == 0, "whole tiles");
 };
 
-/* Codes of `rows` tokens from `first` on; T threads, of which this is number `thread`. */
-template <class S, int ROWS>
-__device__ __forceinline__ void load_rows(unsigned to, const swin_attention_s8_args &p, const swin_tensor &x,
-                                          const s8_place<S::W> &at, int first, int head, int thread)
-{
-    constexpr int PIECES = S::D == 32 ? 2 : 4;
+/* Pieces of ROWS tokens that a thread copies, and where they lie: bytes from the first token of an image (or of a
+ * window in window order), the same for every image. -1: nothing there, zeros. */
+template <class S, int ROWS> struct pieces {
+    static constexpr int unit = S::D == 32 ? 16 : 8, row = 32 / unit,
+                         count = (ROWS * row + S::each - 1) / S::each;
+    int from[count];
+
+    __device__ __forceinline__ void find(const swin_attention_s8_args &p, const swin_tensor &x,
+                                         const s8_place<S::W> &at, int first, int head, int thread)
+    {
 #pragma unroll
-    for (int i = thread; i < ROWS * PIECES; i += S::each) {
-        const int row = i / PIECES, piece = i % PIECES;
-        const int8_t *from = (const int8_t *)x.data + at.row(p, first + row) * x.ld + head * S::D;
-        if constexpr (S::D == 32) {
-            copy16(to + s8_half_at(row, piece), from + piece * 16, true);
-        } else { /* past the head: zeros */
-            const bool in = piece * 8 < S::D;
-            copy8(to + s8_half_at(row, piece / 2) + piece % 2 * 8, in ? from + piece * 8 : from, in);
+        for (int i = 0; i < count; i++) {
+            const int k = thread + i * S::each, token = k / row, piece = k % row;
+            from[i] = k < ROWS * row && piece * unit < S::D
+                          ? (int)((at.row(p, first + token) - at.base) * x.ld) + head * S::D + piece * unit
+                          : -1;
         }
     }
-}
-
-template <class S>
-__device__ __forceinline__ void load_image(unsigned to, const swin_attention_s8_args &p, int64_t win,
-                                           int slice, int head, int thread)
-{
-    const s8_place<S::W> at(p, win);
-    load_rows<S, 16 * S::RT>(to, p, p.q, at, slice * 16 * S::RT, head, thread);
-    load_rows<S, S::N>(to + S::q, p, p.k, at, 0, head, thread);
-    load_rows<S, S::N>(to + S::q + S::k, p, p.v, at, 0, head, thread);
-}
+    __device__ __forceinline__ void load(unsigned to, const int8_t *x, int thread) const
+    {
+#pragma unroll
+        for (int i = 0; i < count; i++) {
+            const int k = thread + i * S::each, token = k / row, piece = k % row;
+            if (ROWS * row % S::each != 0 && k >= ROWS * row) continue;
+            if constexpr (S::D == 32)
+                copy16(to + s8_half_at(token, piece), x + from[i], true);
+            else
+                copy8(to + s8_half_at(token, piece / 2) + piece % 2 * 8, from[i] < 0 ? x : x + from[i],
+                      from[i] >= 0);
+        }
+    }
+};
 
 /* Position bias and mask of the block's rows, a tile of 16 x 8 in 32 pieces of 16 bytes. */
 template <class S>
@@ -244,29 +248,27 @@ __device__ __forceinline__ void attend_twice(int (&o)[2][2][4], int (&sum)[4], c
     }
 }
 
+/* to: where this thread's two rows begin, head included, from the image's first token on. */
 template <class S>
 __device__ __forceinline__ void store_rows(const int (&o)[2][2][4], const int (&sum)[4],
                                            const swin_attention_s8_args &p, const swin_s8_rule &rule,
-                                           int64_t win, int head, int row, bool u8)
+                                           int64_t base, const int (&to)[2], bool u8)
 {
-    const int lane = threadIdx.x & 31;
-    const s8_place<S::W> at(p, win);
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         const float f = u8 ? p.v.scale / (float)sum[2 * half] : p.v.scale * p.prob_scale;
-        const int64_t to = at.row(p, row + lane / 4 + 8 * half) * p.out.ld + head * S::D;
 #pragma unroll
         for (int c = 0; c < 2; c++) {
-            const int col = 16 * c + lane % 4 * 4;
+            const int col = 16 * c + threadIdx.x % 4 * 4;
             if (S::D < 32 && col >= S::D) continue;
             const float v[4] = { (float)o[c][0][2 * half] * f, (float)o[c][1][2 * half] * f,
                                  (float)o[c][0][2 * half + 1] * f, (float)o[c][1][2 * half + 1] * f };
-            s8_store4(p.out, rule, to + col, v);
+            s8_store4(p.out, rule, base + to[half] + col, v);
         }
     }
 }
 
-template <class S>
+template <class S, bool U8>
 __global__ void __launch_bounds__(S::threads, S::fit)
     attention_s8_tiles(const __grid_constant__ swin_attention_s8_args p, const swin_s8_rule rule, int each)
 {
@@ -276,12 +278,28 @@ __global__ void __launch_bounds__(S::threads, S::fit)
     const unsigned rest = blockIdx.x / S::slices, head = rest % p.a.heads, run = rest / p.a.heads;
     const unsigned position = run % per_image;
     const int first = (int)(run / per_image) * each, last = min(first + each, p.g.images);
-    const bool u8 = p.a.softmax == SWIN_SOFTMAX_U8;
+    const int thread = threadIdx.x % S::each, row = (slice * S::RT + tile) * 16 + lane / 4;
     const unsigned tiles = shared_address(base) + S::bias + group * S::BUF * S::image;
-    auto window = [&](int image) { return (int64_t)image * per_image + position; };
+    const s8_place<S::W> at(p, position);
+    pieces<S, 16 * S::RT> q;
+    pieces<S, S::N> k, v;
+    q.find(p, p.q, at, slice * S::RT * 16, head, thread);
+    k.find(p, p.k, at, 0, head, thread);
+    v.find(p, p.v, at, 0, head, thread);
+    const int to[2] = { (int)((at.row(p, row) - at.base) * p.out.ld) + (int)head * S::D,
+                        (int)((at.row(p, row + 8) - at.base) * p.out.ld) + (int)head * S::D };
+    auto base_row = [&](int image) { /* of the image's first token, or of the window's */
+                                     return p.image_order ? (int64_t)image * p.g.height * p.g.width
+                                                          : ((int64_t)image * per_image + position) * S::N;
+    };
     auto fetch = [&](int image, int turn) {
-        if (image < last)
-            load_image<S>(tiles + turn * S::image, p, window(image), slice, head, threadIdx.x % S::each);
+        const unsigned smem = tiles + turn * S::image;
+        const int64_t first_row = base_row(image);
+        if (image < last) {
+            q.load(smem, (const int8_t *)p.q.data + first_row * p.q.ld, thread);
+            k.load(smem + S::q, (const int8_t *)p.k.data + first_row * p.k.ld, thread);
+            v.load(smem + S::q + S::k, (const int8_t *)p.v.data + first_row * p.v.ld, thread);
+        }
         copy_commit();
     };
     load_bias<S>((float4 *)base, p.a.bias ? p.a.bias + (int64_t)head * S::N * S::N : NULL,
@@ -293,46 +311,48 @@ __global__ void __launch_bounds__(S::threads, S::fit)
         copy_wait<S::BUF - 1>();
         __syncthreads();
         if (image < last) {
-            const unsigned at = tiles + turn * S::image;
-            rows_of rows = { .k = at + S::q,
-                             .v = at + S::q + S::k,
+            const unsigned smem = tiles + turn * S::image;
+            rows_of rows = { .k = smem + S::q,
+                             .v = smem + S::q + S::k,
                              .bias = (const float4 *)base + tile * S::n8 * 32 + lane,
                              .alpha = p.a.scale * (p.q.scale * p.k.scale) * S8_LOG2E };
-            ldmatrix4(rows.q, at + s8_half_at(16 * tile + (lane & 15), lane >> 4));
+            ldmatrix4(rows.q, smem + s8_half_at(16 * tile + (lane & 15), lane >> 4));
             int o[2][2][4] = {}, sum[4] = {};
             if constexpr (S::once)
-                attend_once<S>(o, sum, rows, p, u8);
+                attend_once<S>(o, sum, rows, p, U8);
             else
-                attend_twice<S>(o, sum, rows, p, u8);
-            store_rows<S>(o, sum, p, rule, window(image), head, (slice * S::RT + tile) * 16, u8);
+                attend_twice<S>(o, sum, rows, p, U8);
+            store_rows<S>(o, sum, p, rule, base_row(image) * p.out.ld, to, U8);
         }
         __syncthreads(); /* these tiles are filled next */
         if (S::BUF == 1 && image + S::G - group < last) fetch(image + S::G, 0);
     }
 }
 
-/* Images of a block: rounds of blocks times a block's work, in which filling the bias is worth three images. */
-template <class S> int64_t share_of(int64_t images, int64_t one, int64_t most)
+/* Images of a block. A multiprocessor's time is that of its blocks, of which two beside each other take less than two
+ * alone; filling the bias is worth three images. */
+template <class S> int64_t share_of(int64_t images, int64_t one, int64_t multiprocessors)
 {
-    int64_t best = images, least = INT64_MAX;
+    int64_t best = images;
+    double least = 0;
     for (int64_t runs = 1; runs <= images && runs <= 256; runs++) {
         const int64_t each = ((images + runs - 1) / runs + S::G - 1) / S::G * S::G;
-        const int64_t blocks = (images + each - 1) / each * one;
-        const int64_t cost = (blocks + most - 1) / most * (each + 3 * S::G);
-        if (cost < least) least = cost, best = each;
+        const int64_t turns = ((images + each - 1) / each * one + multiprocessors - 1) / multiprocessors;
+        const double cost = (double)(turns * (each + 3)) *
+                            (1 + 1.0 / (double)(turns < S::fit ? turns : S::fit));
+        if (runs == 1 || cost < least) least = cost, best = each;
     }
     return best;
 }
 
-template <class S>
-cudaError_t launch(cudaStream_t stream, const swin_attention_s8_args *p, int multiprocessors)
+template <class S, bool U8>
+cudaError_t start(cudaStream_t stream, const swin_attention_s8_args *p, int multiprocessors)
 {
     static bool ready;
-    const int64_t per_image = swin_windows_per_image(&p->g), images = p->g.images;
-    const int64_t most = (int64_t)multiprocessors * S::fit, one = per_image * p->a.heads * S::slices;
+    const int64_t images = p->g.images, one = swin_windows_per_image(&p->g) * p->a.heads * S::slices;
     if (images * one == 0) return cudaSuccess;
     if (!ready) {
-        const cudaError_t e = cudaFuncSetAttribute(attention_s8_tiles<S>,
+        const cudaError_t e = cudaFuncSetAttribute(attention_s8_tiles<S, U8>,
                                                    cudaFuncAttributeMaxDynamicSharedMemorySize, S::shared);
         if (e != cudaSuccess) {
             cudaGetLastError(); /* the next launch must not find it */
@@ -340,32 +360,42 @@ cudaError_t launch(cudaStream_t stream, const swin_attention_s8_args *p, int mul
         }
         ready = true;
     }
-    const int64_t each = share_of<S>(images, one, most);
-    const int64_t blocks = (images + each - 1) / each * one;
+    const int64_t each = share_of<S>(images, one, multiprocessors), blocks = (images + each - 1) / each * one;
     if (blocks > 0x7fffffff) return cudaErrorNotSupported;
     swin_s8_rule rule = {};
     if (p->out.dtype == SWIN_S8) rule = swin_s8_rule_of(&p->out);
-    return chain_launch(attention_s8_tiles<S>, (unsigned)blocks, S::threads, S::shared, stream, *p, rule,
+    return chain_launch(attention_s8_tiles<S, U8>, (unsigned)blocks, S::threads, S::shared, stream, *p, rule,
                         (int)each);
 }
 
-bool whole(const swin_tensor *t, int64_t piece)
+template <class S>
+cudaError_t launch(cudaStream_t stream, const swin_attention_s8_args *p, int multiprocessors)
 {
+    return p->a.softmax == SWIN_SOFTMAX_U8 ? start<S, true>(stream, p, multiprocessors)
+                                           : start<S, false>(stream, p, multiprocessors);
+}
+
+/* Rows come in whole pieces, and offsets within an image fit 32 bits. */
+bool whole(const swin_tensor *t, const swin_windows &g, int64_t piece)
+{
+    if ((int64_t)g.height * g.width * t->ld > 0x7fffffff) return false;
     const int64_t unit = t->dtype == SWIN_S8 ? 1 : t->dtype == SWIN_F32 ? 4 : 2;
     return t->ld * unit % piece == 0 && (uintptr_t)t->data % (uintptr_t)piece == 0;
 }
 
-template <int D> cudaError_t pick(cudaStream_t stream, const swin_attention_s8_args *p, int sms)
+cudaError_t pick(cudaStream_t stream, const swin_attention_s8_args *p, int sms)
 {
+    const bool narrow = p->a.head_size == 24;
     switch (p->g.window) {
     case 8:
-        return launch<shape<8, D, 4, 1, 2, 6>>(stream, p, sms);
+        return narrow ? launch<shape<8, 24, 4, 1, 2, 5>>(stream, p, sms)
+                      : launch<shape<8, 32, 4, 1, 2, 5>>(stream, p, sms);
     case 12:
-        return launch<shape<12, D, 3, 1, 2, 4>>(stream, p, sms);
+        return narrow ? cudaErrorNotSupported : launch<shape<12, 32, 3, 1, 2, 4>>(stream, p, sms);
     case 16:
-        return launch<shape<16, D, 4, 2, 1, 2>>(stream, p, sms);
+        return narrow ? cudaErrorNotSupported : launch<shape<16, 32, 4, 2, 1, 2>>(stream, p, sms);
     case 24:
-        return launch<shape<24, D, 4, 2, 1, 1>>(stream, p, sms);
+        return narrow ? cudaErrorNotSupported : launch<shape<24, 32, 4, 2, 1, 1>>(stream, p, sms);
     default:
         return cudaErrorNotSupported;
     }
@@ -377,9 +407,9 @@ extern "C" cudaError_t swin_attention_s8_tiles_launch(cudaStream_t stream, const
                                                       int multiprocessors)
 {
     const int d = p->a.head_size, piece = d == 32 ? 16 : 8;
-    if ((d != 32 && d != 24) || !whole(&p->q, piece) || !whole(&p->k, piece) || !whole(&p->v, piece) ||
-        !whole(&p->out, p->out.dtype == SWIN_S8 ? 4 : 16) || (uintptr_t)p->a.bias % 8 ||
-        (uintptr_t)p->a.mask % 8)
+    if ((d != 32 && d != 24) || !whole(&p->q, p->g, piece) || !whole(&p->k, p->g, piece) ||
+        !whole(&p->v, p->g, piece) || !whole(&p->out, p->g, p->out.dtype == SWIN_S8 ? 4 : 16) ||
+        (uintptr_t)p->a.bias % 8 || (uintptr_t)p->a.mask % 8)
         return cudaErrorNotSupported;
-    return d == 32 ? pick<32>(stream, p, multiprocessors) : pick<24>(stream, p, multiprocessors);
+    return pick(stream, p, multiprocessors);
 }

@@ -255,14 +255,16 @@ __global__ void __launch_bounds__(S::threads, S::fit)
     }
 }
 
-/* Images of a block: rounds of blocks times a block's work, in which filling the bias is worth three images. */
-int64_t share_of(int64_t images, int64_t one, int64_t most)
+/* Images of a block, as in attention_s8_tiles.cu. */
+int64_t share_of(int64_t images, int64_t one, int64_t multiprocessors, int fit)
 {
-    int64_t best = images, least = INT64_MAX;
+    int64_t best = images;
+    double least = 0;
     for (int64_t runs = 1; runs <= images && runs <= 256; runs++) {
-        const int64_t each = (images + runs - 1) / runs, blocks = (images + each - 1) / each * one;
-        const int64_t cost = (blocks + most - 1) / most * (each + 3);
-        if (cost < least) least = cost, best = each;
+        const int64_t each = (images + runs - 1) / runs;
+        const int64_t turns = ((images + each - 1) / each * one + multiprocessors - 1) / multiprocessors;
+        const double cost = (double)(turns * (each + 3)) * (1 + 1.0 / (double)(turns < fit ? turns : fit));
+        if (runs == 1 || cost < least) least = cost, best = each;
     }
     return best;
 }
@@ -283,7 +285,7 @@ cudaError_t launch(cudaStream_t stream, const swin_attention_args *p, int multip
         }
         ready = true;
     }
-    const int64_t each = share_of(images, one, (int64_t)multiprocessors * S::fit);
+    const int64_t each = share_of(images, one, multiprocessors, S::fit);
     const int64_t blocks = (images + each - 1) / each * one;
     if (blocks > 0x7fffffff) return cudaErrorNotSupported;
     return chain_launch(attention_tiles<E, S>, (unsigned)blocks, S::threads, S::shared, stream, *p,

@@ -1,0 +1,290 @@
+/* Swin V2's half blocks of the cuda backend, integer and float, against its operators one by one, bit for bit; the codes
+ * that they leave for the next half. Queries and keys of nothing but zeros are among the input. */
+#include "tests/support/gpu_pair.h"
+
+static swin_tensor format(float scale, int zero_point)
+{
+    return (swin_tensor){ .dtype = SWIN_S8,
+                          .scale = scale,
+                          .zero_point = zero_point,
+                          .qmin = zero_point ? -128 : -127,
+                          .qmax = 127 };
+}
+
+static swin_tensor coded(const pair *m, const swin_tensor *f)
+{
+    swin_tensor t = m->d;
+    t.scale = f->scale, t.zero_point = f->zero_point, t.qmin = f->qmin, t.qmax = f->qmax;
+    return t;
+}
+
+static void same_bits(const pair *a, const pair *b, const char *what)
+{
+    char *x = get(a, what), *y = get(b, what);
+    const size_t unit = a->d.dtype == SWIN_S8 ? 1 : sizeof(float);
+    int64_t off = 0;
+    for (int64_t i = 0; i < a->d.rows * a->d.cols; i++)
+        off += memcmp(x + (size_t)i * unit, y + (size_t)i * unit, unit) != 0;
+    CHECK(off == 0, "%s: %lld of %lld values differ from the operators one by one", what, (long long)off,
+          (long long)(a->d.rows * a->d.cols));
+    free(x), free(y);
+}
+
+static pair copy_of(const pair *x)
+{
+    pair copy = make(x->d.dtype, x->d.rows, x->d.cols, x->d.ld);
+    memcpy(copy.host, x->host, (size_t)(x->d.rows * x->d.cols) * sizeof(float));
+    put(&copy);
+    return copy;
+}
+
+typedef struct norm {
+    float *gamma, *beta, *gamma_d, *beta_d;
+    swin_norm n;
+} norm;
+
+static norm norm_make(swin_rng *rng, int c)
+{
+    norm n;
+    n.gamma = vector(rng, c, 0.5, 0.25, &n.gamma_d), n.beta = vector(rng, c, 0, 0.1, &n.beta_d);
+    n.n = (swin_norm){ n.gamma_d, n.beta_d, 1e-5f };
+    return n;
+}
+
+static void norm_free(norm *n)
+{
+    gpu->ops->free(gpu, n->gamma_d), gpu->ops->free(gpu, n->beta_d);
+    free(n->gamma), free(n->beta);
+}
+
+/* The codes that a half left must be those of the stream that it left. */
+static void check_next(const pair *x, const pair *codes, const swin_tensor *next, const char *what)
+{
+    pair want = make(SWIN_S8, x->d.rows, x->d.cols, x->d.cols);
+    swin_tensor t = coded(&want, next);
+    CHECK_OK(gpu->ops->quantize(gpu, &t, &x->d));
+    same_bits(codes, &want, what);
+    drop(&want);
+}
+
+static void one_mlp_s8(swin_rng *rng, int64_t rows, int c, int mode, swin_dtype type)
+{
+    char what[96];
+    snprintf(what, sizeof what, "V2's mlp half of %lld rows, %d channels, mode %d, %s", (long long)rows, c,
+             mode, swin_dtype_name(type));
+    const int zero = mode == 3 ? -100 : 0;
+    const float size1 = typical(c, 0.03f), after1 = mode == 3 ? 0 : size1 * 0.03f;
+    pair x = floats(rng, type, rows, c, c, 2), copy = copy_of(&x), codes = make(SWIN_S8, rows, c, c);
+    layer fc1 = layer_make(rng, 4 * c, c, 0, true, RANDOM),
+          fc2 = layer_make(rng, c, 4 * c, zero, true, RANDOM);
+    norm n = norm_make(rng, c);
+    const swin_layer_s8 a = { &fc1.g, format(0.03f, 0), after1 },
+                        b = { &fc2.g, format(size1 / 60, zero), mode == 1 ? size1 : 0 };
+    const swin_tensor next = format(0.05f, 0);
+    const swin_stream_s8 stream = { .now = coded(&codes, &a.input), .next = coded(&codes, &next) };
+    CHECK_OK(gpu->ops->mlp_half_v2_s8(gpu, &x.d, &stream, &n.n, &a, &b));
+    check_next(&x, &codes, &next, what);
+
+    pair hidden = make(SWIN_S8, rows, 4 * c, 4 * c), sum = make(type, rows, c, c),
+         local = make(type, rows, c, c);
+    swin_tensor now = stream.now, ht = coded(&hidden, &b.input);
+    CHECK_OK(gpu->ops->quantize(gpu, &now, &copy.d));
+    CHECK_OK(gpu->ops->linear_s8(gpu, &ht, 1, &now, &fc1.g, a.after_scale, SWIN_ACT_GELU));
+    CHECK_OK(gpu->ops->linear_s8(gpu, &sum.d, 1, &ht, &fc2.g, b.after_scale, SWIN_ACT_NONE));
+    CHECK_OK(gpu->ops->layernorm(gpu, &local.d, &sum.d, &n.n));
+    CHECK_OK(gpu->ops->residual_add(gpu, &copy.d, &local.d, NULL));
+    same_bits(&x, &copy, what);
+    norm_free(&n);
+    layer_free(&fc1), layer_free(&fc2);
+    drop(&x), drop(&copy), drop(&codes), drop(&hidden), drop(&sum), drop(&local);
+}
+
+/* Weights of some heads are zeros: so are their queries and keys. */
+static layer qkv_make(swin_rng *rng, int c)
+{
+    layer l = layer_make(rng, 3 * c, c, 0, true, RANDOM);
+    gpu->ops->linear_release(gpu, &l.g);
+    memset(l.codes, 0, (size_t)c * 32), memset(l.bias, 0, 32 * sizeof *l.bias);
+    memset(l.codes + (size_t)c * (size_t)(c + 32), 0, (size_t)c * 32);
+    memset(l.bias + c + 32, 0, 32 * sizeof *l.bias);
+    CHECK_OK(gpu->ops->linear_s8_prepare(gpu, &l.g, l.codes, l.scale, l.bias, 3 * c, c, 0));
+    return l;
+}
+
+typedef struct attention_case {
+    int window, heads, shift, images, mode;
+} attention_case;
+
+static void one_attention_s8(swin_rng *rng, attention_case k)
+{
+    char what[128];
+    const int c = k.heads * 32, n = k.window * k.window;
+    const swin_windows g = { .images = k.images,
+                             .height = 2 * k.window,
+                             .width = 2 * k.window,
+                             .window = k.window,
+                             .shift = k.shift };
+    const int64_t rows = swin_windows_tokens(&g);
+    snprintf(what, sizeof what, "V2's attention half, window %d, %d heads, shift %d, %d images, mode %d",
+             k.window, k.heads, k.shift, k.images, k.mode);
+    const float size = typical(c, 0.03f);
+    pair x = floats(rng, SWIN_F16, rows, c, c, 2), copy = copy_of(&x), codes = make(SWIN_S8, rows, c, c);
+    layer qkv = qkv_make(rng, c), proj = layer_make(rng, c, c, 0, true, RANDOM);
+    norm nm = norm_make(rng, c);
+    float *scale_d, *scale = vector(rng, k.heads, 20, 5, &scale_d);
+    bias_mask b = tables(rng, k.heads, n, swin_windows_per_image(&g));
+    const swin_attention at = { k.heads,
+                                32,
+                                1,
+                                b.bias_d,
+                                k.shift ? b.mask_d : NULL,
+                                k.mode == 3 ? SWIN_SOFTMAX_U8 : SWIN_SOFTMAX_EXACT };
+    const swin_layer_s8 lq = { &qkv.g, format(0.03f, 0), k.mode == 3 ? 0 : size * 0.03f },
+                        lp = { &proj.g, format(size / 50, 0), k.mode == 3 ? 0 : size };
+    const swin_tensor parts[3] = { format(0.1f, 0), format(0.005f, 0), format(size / 42, 0) },
+                      raw[2] = { k.mode == 3 ? swin_matrix(NULL, SWIN_F32, 0, 0) : format(size / 40, 0),
+                                 k.mode == 3 ? swin_matrix(NULL, SWIN_F32, 0, 0) : format(size / 41, 0) },
+                      next = format(0.04f, 0);
+    const swin_stream_s8 stream = { .now = coded(&codes, &lq.input), .next = coded(&codes, &next) };
+    CHECK_OK(gpu->ops->attention_half_v2_s8(gpu, &x.d, &stream, &nm.n, &lq, raw, parts, scale_d, &at,
+                                            1.0f / 127, &lp, &g));
+    check_next(&x, &codes, &next, what);
+
+    const swin_dtype raw_type = k.mode == 3 ? SWIN_F32 : SWIN_S8;
+    pair before = make(raw_type, rows, 2 * c, 2 * c), wide = make(SWIN_S8, rows, 3 * c, 3 * c),
+         mixed = make(SWIN_S8, rows, c, c), sum = make(SWIN_F16, rows, c, c),
+         local = make(SWIN_F16, rows, c, c);
+    swin_tensor now = stream.now, mt = coded(&mixed, &lp.input), qt[3], rt[3];
+    for (int i = 0; i < 3; i++) {
+        const swin_tensor all = coded(&wide, &parts[i]);
+        rt[i] = qt[i] = swin_columns(&all, i * c, c);
+    }
+    for (int i = 0; i < 2; i++) {
+        const swin_tensor all = k.mode == 3 ? before.d : coded(&before, &raw[i]);
+        rt[i] = swin_columns(&all, i * c, c);
+    }
+    CHECK_OK(gpu->ops->layernorm_windows(gpu, &now, &copy.d, NULL, &g));
+    CHECK_OK(gpu->ops->linear_s8(gpu, rt, 3, &now, &qkv.g, lq.after_scale, SWIN_ACT_NONE));
+    CHECK_OK(gpu->ops->normalise_heads(gpu, &qt[0], &rt[0], k.heads, scale_d));
+    CHECK_OK(gpu->ops->normalise_heads(gpu, &qt[1], &rt[1], k.heads, NULL));
+    CHECK_OK(gpu->ops->attention_s8(gpu, &mt, qt, &at, 1.0f / 127, &g));
+    CHECK_OK(gpu->ops->linear_s8(gpu, &sum.d, 1, &mt, &proj.g, lp.after_scale, SWIN_ACT_NONE));
+    CHECK_OK(gpu->ops->layernorm(gpu, &local.d, &sum.d, &nm.n));
+    CHECK_OK(gpu->ops->residual_add(gpu, &copy.d, &local.d, &g));
+    same_bits(&x, &copy, what);
+    gpu->ops->free(gpu, scale_d), free(scale);
+    norm_free(&nm), tables_free(&b);
+    layer_free(&qkv), layer_free(&proj);
+    drop(&x), drop(&copy), drop(&codes), drop(&before), drop(&wide), drop(&mixed), drop(&sum), drop(&local);
+}
+
+static void test_integer_halves(void **state)
+{
+    (void)state;
+    NEED_GPU();
+    swin_rng rng = { 61 };
+    static const attention_case cases[] = { { 8, 3, 0, 1, 0 },  { 8, 3, 4, 9, 0 }, { 8, 4, 4, 3, 0 },
+                                            { 8, 12, 4, 2, 0 }, { 7, 6, 3, 2, 0 }, { 16, 3, 8, 2, 0 },
+                                            { 24, 4, 12, 1, 0 } };
+    for (int mode = 1; mode <= 3; mode++) {
+        for (size_t i = 0; i < (brief ? 2 : SWIN_COUNT(cases)); i++) {
+            attention_case k = cases[i];
+            k.mode = mode;
+            one_attention_s8(&rng, k);
+        }
+        one_mlp_s8(&rng, 65, 96, mode, SWIN_F16);
+        one_mlp_s8(&rng, 7, 128, mode, SWIN_F32);
+        one_mlp_s8(&rng, 200, 384, mode, SWIN_BF16);
+        one_mlp_s8(&rng, 100, brief ? 192 : 1536, mode, SWIN_F16);
+    }
+}
+
+typedef struct float_layer {
+    float *w, *bias;
+    swin_linear l;
+} float_layer;
+
+static float_layer float_make(swin_rng *rng, int out, int in, swin_dtype type)
+{
+    float_layer f = { malloc((size_t)out * (size_t)in * sizeof(float)),
+                      malloc((size_t)out * sizeof(float)),
+                      { 0 } };
+    CHECK(f.w && f.bias, "no memory");
+    swin_fill_normal(rng, f.w, (size_t)out * (size_t)in, 1 / sqrt((double)in));
+    swin_fill_normal(rng, f.bias, (size_t)out, 0.1);
+    CHECK_OK(gpu->ops->linear_prepare(gpu, &f.l, f.w, f.bias, out, in, type));
+    return f;
+}
+
+static void float_free(float_layer *f)
+{
+    gpu->ops->linear_release(gpu, &f->l);
+    free(f->w), free(f->bias);
+}
+
+static void one_float(swin_rng *rng, attention_case k, swin_dtype type)
+{
+    char what[128];
+    const int c = k.heads * 32;
+    const swin_windows g = { .images = k.images,
+                             .height = 2 * k.window,
+                             .width = 2 * k.window,
+                             .window = k.window,
+                             .shift = k.shift };
+    const int64_t rows = swin_windows_tokens(&g);
+    snprintf(what, sizeof what, "V2's float halves, window %d, %d heads, shift %d, %d images, %s", k.window,
+             k.heads, k.shift, k.images, swin_dtype_name(type));
+    pair x = floats(rng, type, rows, c, c, 2), copy = copy_of(&x);
+    float_layer qkv = float_make(rng, 3 * c, c, type), proj = float_make(rng, c, c, type),
+                fc1 = float_make(rng, 4 * c, c, type), fc2 = float_make(rng, c, 4 * c, type);
+    norm n1 = norm_make(rng, c), n2 = norm_make(rng, c);
+    float *scale_d, *scale = vector(rng, k.heads, 20, 5, &scale_d);
+    bias_mask b = tables(rng, k.heads, k.window * k.window, swin_windows_per_image(&g));
+    const swin_attention at = { k.heads, 32, 1, b.bias_d, k.shift ? b.mask_d : NULL, SWIN_SOFTMAX_EXACT };
+    CHECK_OK(gpu->ops->attention_half_v2(gpu, &x.d, &n1.n, &qkv.l, scale_d, &at, &proj.l, &g));
+    CHECK_OK(gpu->ops->mlp_half_v2(gpu, &x.d, &n2.n, &fc1.l, &fc2.l));
+
+    pair a = make(type, rows, c, c), wide = make(type, rows, 4 * c, 4 * c);
+    swin_tensor qt = swin_matrix(wide.d.data, type, rows, 3 * c), q = swin_columns(&qt, 0, c),
+                key = swin_columns(&qt, c, c), y = swin_matrix(wide.d.data, type, rows, c);
+    CHECK_OK(gpu->ops->layernorm_windows(gpu, &a.d, &copy.d, NULL, &g));
+    CHECK_OK(gpu->ops->linear(gpu, &qt, &a.d, &qkv.l, true, SWIN_ACT_NONE));
+    CHECK_OK(gpu->ops->normalise_heads(gpu, &q, &q, k.heads, scale_d));
+    CHECK_OK(gpu->ops->normalise_heads(gpu, &key, &key, k.heads, NULL));
+    CHECK_OK(gpu->ops->attention(gpu, &a.d, &qt, &at, &g));
+    CHECK_OK(gpu->ops->linear(gpu, &y, &a.d, &proj.l, true, SWIN_ACT_NONE));
+    CHECK_OK(gpu->ops->layernorm(gpu, &a.d, &y, &n1.n));
+    CHECK_OK(gpu->ops->residual_add(gpu, &copy.d, &a.d, &g));
+    CHECK_OK(gpu->ops->linear(gpu, &wide.d, &copy.d, &fc1.l, true, SWIN_ACT_GELU));
+    pair sum = make(type, rows, c, c);
+    CHECK_OK(gpu->ops->linear(gpu, &sum.d, &wide.d, &fc2.l, true, SWIN_ACT_NONE));
+    CHECK_OK(gpu->ops->layernorm(gpu, &a.d, &sum.d, &n2.n));
+    CHECK_OK(gpu->ops->residual_add(gpu, &copy.d, &a.d, NULL));
+    same_bits(&x, &copy, what);
+    gpu->ops->free(gpu, scale_d), free(scale);
+    norm_free(&n1), norm_free(&n2), tables_free(&b);
+    float_free(&qkv), float_free(&proj), float_free(&fc1), float_free(&fc2);
+    drop(&x), drop(&copy), drop(&a), drop(&wide), drop(&sum);
+}
+
+static void test_float_halves(void **state)
+{
+    (void)state;
+    NEED_GPU();
+    swin_rng rng = { 62 };
+    static const swin_dtype types[] = { SWIN_F16, SWIN_BF16, SWIN_F32 };
+    for (size_t t = 0; t < SWIN_COUNT(types); t++) {
+        one_float(&rng, (attention_case){ 8, 3, 4, 3, 0 }, types[t]);
+        one_float(&rng, (attention_case){ 8, 12, 0, 1, 0 }, types[t]);
+        if (brief) continue;
+        one_float(&rng, (attention_case){ 16, 3, 8, 2, 0 }, types[t]);
+        one_float(&rng, (attention_case){ 24, 2, 12, 1, 0 }, types[t]);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = { cmocka_unit_test(test_integer_halves),
+                                        cmocka_unit_test(test_float_halves) };
+    return cmocka_run_group_tests(tests, open_devices, close_devices);
+}

@@ -10,6 +10,7 @@
 #include "tests/support/ranges.h"
 #include "tests/support/testing.h"
 #include "tests/support/tiny.h"
+#include "tests/support/trained.h"
 
 static swin_dev *gpu;
 static int skipped;
@@ -43,6 +44,22 @@ static model demo_model(int images)
     m.images = malloc((size_t)images * pixels_of(&m) * sizeof *m.images);
     CHECK(m.images != NULL, "no memory");
     swin_fill_normal(&r, m.images, (size_t)images * pixels_of(&m), 1);
+    return m;
+}
+
+/* An official network of which two blocks of each stage are left, with trained-like weights, and one image. */
+static model variant_model(const char *name)
+{
+    char path[512];
+    model m = { .count = 1 };
+    swin_rng r = { 203 };
+    snprintf(path, sizeof path, "%s/configs/%s.yaml", SWIN_SOURCE_DIR, name);
+    CHECK_OK(swin_config_load(&m.config, path, NULL));
+    for (int s = 0; s < m.config.num_stages; s++) m.config.depths[s] = 2;
+    CHECK_OK(swin_trained_weights(&m.weights, &m.config, 204));
+    m.images = malloc(pixels_of(&m) * sizeof *m.images);
+    CHECK(m.images != NULL, "no memory");
+    swin_fill_normal(&r, m.images, pixels_of(&m), 1);
     return m;
 }
 
@@ -182,6 +199,32 @@ static void test_blocks(void **state)
     CHECK(worst >= 50, "worst block %.1f dB", worst);
 }
 
+/* The other windows and Swin V2, in the engine's own stream. */
+static void test_variants(void **state)
+{
+    (void)state;
+    NEED_GPU();
+    static const char *names[] = { "swinv2_tiny_patch4_window8_256", "swinv2_base_patch4_window16_256",
+                                   "swin_base_patch4_window12_384_finetune" };
+    swin_dev *cpu;
+    double worst = INFINITY;
+    CHECK_OK(swin_dev_open(&cpu, "cpu", &(swin_dev_opts){ 0 }));
+    for (size_t i = 0; i < SWIN_COUNT(names); i++) {
+        model m = variant_model(names[i]);
+        for (int mode = 1; mode <= 3; mode += 2) {
+            swin_calib_file f;
+            CHECK_OK(swin_ranges_of(&f, cpu, &m.config, &m.weights, m.images, 1, (swin_int8_mode)mode));
+            const double db = worst_block(cpu, &m, &f, SWIN_PER_CHANNEL, SWIN_F16);
+            print_message("  %s, mode %d: worst block %.1f dB\n", names[i], mode, db);
+            worst = fmin(worst, db);
+            swin_calib_file_free(&f);
+        }
+        model_free(&m);
+    }
+    swin_dev_close(cpu);
+    CHECK(worst >= 50, "worst block %.1f dB", worst);
+}
+
 /* The same logits, bit for bit, in every split; recorded or not, in any of the float types. */
 static void test_batches(void **state)
 {
@@ -238,6 +281,7 @@ static int close_device(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(test_blocks), cmocka_unit_test(test_batches) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(test_blocks), cmocka_unit_test(test_variants),
+                                        cmocka_unit_test(test_batches) };
     return cmocka_run_group_tests(tests, open_device, close_device);
 }

@@ -14,6 +14,8 @@ struct norm_add_args {
     swin_norm norm;
     swin_s8_rule rule;
     int group; /* lanes of a row: a power of two */
+    bool
+        exact; /* LayerNorm's output is not rounded before it is added, nor the sum before it becomes codes */
 };
 
 __device__ __forceinline__ void store_codes(int8_t *to, const vec<float> &v, const swin_s8_rule &rule)
@@ -55,7 +57,8 @@ __global__ void __launch_bounds__(256) norm_add_kernel(const __grid_constant__ n
         sum.from(old[i]);
 #pragma unroll
         for (int k = 0; k < N; k++)
-            sum.v[k] = to_float(from_float<T>(sum.v[k] + to_float(from_float<T>(v[i].v[k]))));
+            sum.v[k] = p.exact ? sum.v[k] + v[i].v[k]
+                               : to_float(from_float<T>(sum.v[k] + to_float(from_float<T>(v[i].v[k]))));
         sum.store(x + at * N);
         if (p.codes.data) store_codes((int8_t *)p.codes.data + row * p.codes.ld + at * N, sum, p.rule);
     }
@@ -102,7 +105,7 @@ __global__ void __launch_bounds__(256)
 } // namespace
 
 extern "C" cudaError_t swin_norm_add_launch(cudaStream_t stream, const swin_tensor *x, const swin_tensor *y,
-                                            const swin_norm *n, const swin_tensor *codes)
+                                            const swin_norm *n, const swin_tensor *codes, bool exact)
 {
     const bool coded = codes && codes->data;
     if (x->rows == 0 || x->cols == 0) return cudaSuccess;
@@ -111,7 +114,7 @@ extern "C" cudaError_t swin_norm_add_launch(cudaStream_t stream, const swin_tens
         (coded && (codes->ld % 8 || (uintptr_t)codes->data % 8)))
         return cudaErrorNotSupported;
     norm_add_args p = {};
-    p.x = *x, p.y = *y, p.norm = *n;
+    p.x = *x, p.y = *y, p.norm = *n, p.exact = exact;
     if (coded) p.codes = *codes, p.rule = swin_s8_rule_of(codes);
     SWIN_WITH_TYPE(x->dtype, return launch_norm_add<T>(stream, p))
     return cudaErrorInvalidValue;

@@ -81,7 +81,7 @@ ALWAYS_INLINE bool all_fit(const bins *b)
 static bool queue_block(swin_cpu_watch *w, swin_cpu_tally *t, const float *x, int64_t ld, int64_t rows,
                         int64_t cols)
 {
-    bins b = { .width = t->width, .inverse = 1.0f / t->width, .lo = vf_load(t->lo), .hi = vf_load(t->hi) };
+    bins b = { .width = t->width, .inverse = t->inverse, .lo = vf_load(t->lo), .hi = vf_load(t->hi) };
     memcpy(&b.offset, t->offset, sizeof b.offset);
 #if VL == 16
     b.both = _mm512_loadu_si512(t->offset);

@@ -43,14 +43,18 @@ static void coarsen(swin_observed *s, float width)
     }
 }
 
-/* Add the tally's tables to s, whose bins may be wider, and zero them. */
-static void give_counts(const swin_cpu_watch *w, const swin_cpu_tally *t, swin_observed *s)
+static void take_counts(const swin_cpu_watch *w, const swin_cpu_tally *t, uint64_t *hist)
 {
-    uint64_t own[SWIN_HIST_BINS] = { 0 }, *hist = t->width == s->bin_width ? s->hist : own;
     for (int i = 0; i < t->ways; i++)
         w->k->collect(hist, w->counts + (size_t)(t->table + i) * SWIN_HIST_BINS);
-    if (hist != own) return;
+}
+
+/* Add the tally's tables to s, whose bins are wider, and zero them. */
+static void give_merged(const swin_cpu_watch *w, const swin_cpu_tally *t, swin_observed *s)
+{
+    uint64_t own[SWIN_HIST_BINS] = { 0 };
     int shift = 0;
+    take_counts(w, t, own);
     for (float width = t->width; width < s->bin_width && shift < 14; width *= 2)
         shift++; /* 13 leave -1 and 0 alone */
     for (int i = 0; i < SWIN_HIST_BINS; i++)
@@ -67,7 +71,10 @@ static void give_finite(const swin_cpu_watch *w, const swin_cpu_tally *t, swin_o
     const bool first = s->count == s->nonfinite;
     if (first) s->bin_width = t->width;
     coarsen(s, t->width);
-    give_counts(w, t, s);
+    if (t->width == s->bin_width)
+        take_counts(w, t, s->hist);
+    else
+        give_merged(w, t, s);
     s->min = first || least < s->min ? least : s->min;
     s->max = first || most > s->max ? most : s->max;
 }
@@ -96,6 +103,12 @@ void swin_cpu_tally_room(swin_cpu_watch *w, swin_cpu_tally *t)
     if (most > FULL / 2) give(w, t);
 }
 
+static void set_width(swin_cpu_tally *t, float width)
+{
+    t->width = width;
+    t->inverse = 1.0f / width;
+}
+
 /* NaN and infinities are left out; the width grows to what remains. */
 void swin_cpu_tally_odd(swin_cpu_watch *w, swin_cpu_tally *t, const float *x, int64_t n)
 {
@@ -105,7 +118,7 @@ void swin_cpu_tally_odd(swin_cpu_watch *w, swin_cpu_tally *t, const float *x, in
     if (!(amax < t->width * SWIN_HIST_HALF)) {
         w->k->drain(w);
         give(w, t);
-        t->width = swin_observed_width(amax);
+        set_width(t, swin_observed_width(amax));
     }
     for (int64_t i = 0; i < n; i++) {
         if (!isfinite(x[i])) {
@@ -161,7 +174,7 @@ static void start_tally(swin_cpu_tally *t, swin_observer *o, int table, int ways
 {
     *t = (swin_cpu_tally){ .o = o, .table = table, .ways = ways, .room = FULL };
     if (!o) return;
-    t->width = o->seen.bin_width;
+    set_width(t, o->seen.bin_width);
     for (int i = 0; i < SWIN_CPU_LANES; i++) {
         t->lo[i] = INFINITY;
         t->hi[i] = -INFINITY;
@@ -188,6 +201,13 @@ swin_status swin_cpu_watch_begin(swin_dev *dev, swin_observer *const *observers,
     return SWIN_OK;
 }
 
+static swin_status drain_worker(void *user, size_t i, int worker)
+{
+    (void)worker;
+    swin_cpu_kernels_of(user)->drain(swin_cpu_watch_of(user, (int)i));
+    return SWIN_OK;
+}
+
 /* One slot of every thread: an observer is given to by one thread at a time. */
 static swin_status give_slot(void *user, size_t slot, int worker)
 {
@@ -203,8 +223,7 @@ static swin_status give_slot(void *user, size_t slot, int worker)
 
 swin_status swin_cpu_watch_end(swin_dev *dev)
 {
-    for (int i = 0; i < swin_host_threads(dev); i++)
-        swin_cpu_kernels_of(dev)->drain(swin_cpu_watch_of(dev, i));
+    SWIN_TRY(swin_pool_run(swin_host_pool(dev), (size_t)swin_host_threads(dev), drain_worker, dev));
     return swin_pool_run(swin_host_pool(dev), SWIN_CPU_SLOTS, give_slot, dev);
 }
 

@@ -20,15 +20,15 @@ typedef struct swin_cpu_kernels swin_cpu_kernels;
 enum {
     SWIN_CPU_TABLES = 8,
     SWIN_CPU_SLOTS = 6,
-    SWIN_CPU_QUEUE = 4096,
+    SWIN_CPU_QUEUE = 8192,
     SWIN_CPU_BLOCK = 512,
     SWIN_CPU_LANES = 16
 };
 
 /* What one thread has seen for one observer since it last gave its counts away. */
 typedef struct swin_cpu_tally {
-    swin_observer *o; /* NULL: nobody looks */
-    float width;
+    swin_observer *o;                             /* NULL: nobody looks */
+    float width, inverse;                         /* a power of two and its reciprocal */
     float lo[SWIN_CPU_LANES], hi[SWIN_CPU_LANES]; /* least and greatest finite value, for each vector lane */
     uint64_t finite, nonfinite;
     int64_t room; /* values that may come before a counter could overflow; not under 0 */

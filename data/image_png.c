@@ -1,19 +1,22 @@
 /* libpng, with the pixel rules of Pillow's convert("RGB"): alpha is dropped and not blended, 16-bit colour
- * keeps its high byte, 16-bit gray is cut off at 255, gamma and transparency chunks change nothing. */
+ * keeps its high byte, 16-bit gray is cut off at 255, gamma and transparency chunks change nothing.
+ * libpng sees a sound header (png_head.h) and the pixels. */
 #include "data/decode.h"
 
-#include <ctype.h>
 #include <setjmp.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include <png.h>
-#include <zlib.h>
+
+#include "data/png_head.h"
 
 typedef struct reader {
     const uint8_t *bytes;
     size_t size, at;
+    png_head head;
+    size_t head_at;
     size_t chunk;     /* where the next chunk begins */
     size_t last_data; /* where the file stood when the last row so far was unpacked */
     png_structp png;
@@ -40,16 +43,11 @@ static void on_warning(png_structp png, png_const_charp text)
     (void)text;
 }
 
-static uint32_t big32(const uint8_t *p)
-{
-    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
-}
-
 /* A chunk that is cut off is passed on as one of the length that is there: libpng, which asks for many bytes
  * at a time, then uses those that came. */
 static void on_chunk_header(reader *r, uint8_t *header)
 {
-    const size_t length = big32(header), left = r->size - r->chunk - 8;
+    const size_t length = png_big32(header), left = r->size - r->chunk - 8;
     r->chunk += 12 + length;
     if (length <= left) return;
     for (int i = 0; i < 4; i++) header[i] = (uint8_t)(left >> (24 - 8 * i));
@@ -58,6 +56,12 @@ static void on_chunk_header(reader *r, uint8_t *header)
 static void on_read(png_structp png, png_bytep out, size_t n)
 {
     reader *r = png_get_io_ptr(png);
+    if (r->head_at < r->head.size) { /* libpng never reads beyond a chunk at once */
+        if (n > r->head.size - r->head_at) png_error(png, "reads beyond the header");
+        memcpy(out, r->head.bytes + r->head_at, n);
+        r->head_at += n;
+        return;
+    }
     if (n > r->size - r->at) png_error(png, "the file is truncated");
     memcpy(out, r->bytes + r->at, n);
     if (n == 8 && r->at == r->chunk) on_chunk_header(r, out);
@@ -83,23 +87,6 @@ static int64_t rows_in_data(int64_t width, int64_t height, int passes)
     return rows;
 }
 
-/* Pillow refuses a bad checksum in any chunk before the pixels and asks for none in the pixels; libpng has
- * no such rule. */
-static swin_status check_headers(const uint8_t *bytes, size_t size)
-{
-    size_t at = 8;
-    while (size - at >= 12) {
-        const size_t length = big32(bytes + at);
-        if (memcmp(bytes + at + 4, "IDAT", 4) == 0) return SWIN_OK;
-        if (length > size - at - 12) break;
-        if (crc32(crc32(0, NULL, 0), bytes + at + 4, (uInt)length + 4) != big32(bytes + at + 8 + length))
-            return swin_fail(SWIN_ERR_FORMAT, "PNG: bad checksum of the chunk %.4s",
-                             (const char *)bytes + at + 4);
-        at += length + 12;
-    }
-    return swin_fail(SWIN_ERR_FORMAT, "PNG: the file is truncated");
-}
-
 /* After the last row Pillow leaves the rest of its chunk alone and steps over the others up to the end
  * marker: a body that is cut off is an error there, a header is none. */
 static swin_status check_tail(const reader *r)
@@ -107,9 +94,8 @@ static swin_status check_tail(const reader *r)
     size_t at = 8;
     bool behind = false;
     while (r->size - at >= 8 && memcmp(r->bytes + at + 4, "IEND", 4) != 0) {
-        const size_t length = big32(r->bytes + at), left = r->size - at - 8;
-        for (size_t i = 4; behind && i < 8; i++)
-            if (!isalnum(r->bytes[at + i]) && r->bytes[at + i] != '_') return SWIN_OK;
+        const size_t length = png_big32(r->bytes + at), left = r->size - at - 8;
+        if (behind && !png_is_word(r->bytes + at + 4)) return SWIN_OK;
         if (behind && length > left) return swin_fail(SWIN_ERR_FORMAT, "PNG: the file is truncated");
         behind |= at + 8 + length >= r->last_data;
         if (length > left || left - length < 4) break;
@@ -121,14 +107,8 @@ static swin_status check_tail(const reader *r)
 /* An index past the palette's end is gray, as in Pillow's initial palette. */
 static void load_palette(reader *r)
 {
-    png_colorp colours = NULL;
-    int n = 0;
     for (int i = 0; i < 256; i++) memset(r->palette[i], i, 3);
-    if (r->colour != PNG_COLOR_TYPE_PALETTE || !png_get_PLTE(r->png, r->info, &colours, &n)) return;
-    for (int i = 0; i < n && i < 256; i++) {
-        const uint8_t rgb[3] = { colours[i].red, colours[i].green, colours[i].blue };
-        memcpy(r->palette[i], rgb, 3);
-    }
+    if (r->head.colours) memcpy(r->palette, r->head.palette, 3 * r->head.colours);
 }
 
 static unsigned sample(const uint8_t *row, size_t i, int depth) /* of 1, 2, 4 or 8 bits, as stored */
@@ -260,8 +240,9 @@ static swin_status decode(reader *r, const swin_sink *sink)
 swin_status swin_decode_png(const uint8_t *bytes, size_t size, const swin_sink *sink)
 {
     swin_status st;
-    reader r = { .bytes = bytes, .size = size, .chunk = 8 };
-    SWIN_TRY(check_headers(bytes, size));
+    reader r = { .bytes = bytes, .size = size };
+    SWIN_TRY(png_head_read(&r.head, bytes, size));
+    r.at = r.chunk = r.head.pixels;
     r.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, NULL, on_error, on_warning);
     r.info = r.png ? png_create_info_struct(r.png) : NULL;
     if (r.info)

@@ -27,11 +27,11 @@ static swin_status two_floats(swin_cuda *d, swin_tensor *a, int64_t a_cols, swin
 }
 
 /* x += LN(y), codes beside it where they are wanted. */
-static swin_status norm_add(swin_cuda *d, const swin_tensor *x, const swin_tensor *y, const swin_norm *n,
-                            const swin_tensor *codes)
+static swin_status norm_add(swin_cuda *d, const swin_tensor *x, const swin_tensor *y, const float *bias,
+                            const swin_norm *n, const swin_tensor *codes)
 {
     const char *how = getenv("SWIN_V2_EXACT"); /* experiment */
-    return swin_cuda_status(swin_norm_add_launch(d->stream, x, y, n, codes, codes && how && atoi(how)),
+    return swin_cuda_status(swin_norm_add_launch(d->stream, x, y, bias, n, codes, codes && how && atoi(how)),
                             "layernorm and residual add");
 }
 
@@ -63,7 +63,7 @@ swin_status swin_attention_half_v2_cuda(swin_dev *dev, swin_tensor *x, const swi
         SWIN_ATTENTION_ALL));
     swin_tensor y = swin_matrix(wide.data, x->dtype, x->rows, c);
     SWIN_TRY(swin_linear_cuda(dev, &y, &mixed, proj, true, SWIN_ACT_NONE));
-    return norm_add(d, x, &y, n, NULL);
+    return norm_add(d, x, &y, NULL, n, NULL);
 }
 
 swin_status swin_mlp_half_v2_cuda(swin_dev *dev, swin_tensor *x, const swin_norm *n, const swin_linear *fc1,
@@ -75,7 +75,7 @@ swin_status swin_mlp_half_v2_cuda(swin_dev *dev, swin_tensor *x, const swin_norm
     SWIN_TRY(two_floats(d, &y, x->cols, &hidden, fc1->out, x));
     SWIN_TRY(swin_linear_cuda(dev, &hidden, x, fc1, true, SWIN_ACT_GELU));
     SWIN_TRY(swin_linear_cuda(dev, &y, &hidden, fc2, true, SWIN_ACT_NONE));
-    return norm_add(d, x, &y, n, NULL);
+    return norm_add(d, x, &y, NULL, n, NULL);
 }
 
 /* ---- integers ------------------------------------------------------------------------------------------------ */
@@ -107,6 +107,27 @@ static swin_status make_codes(swin_dev *dev, const swin_stream_s8 *codes, const 
     return codes->ready ? SWIN_OK : swin_quantize_cuda(dev, &now, x);
 }
 
+/* x += LN(l(in)) by way of `room`. A product that is rounded before its bias stays codes until then. */
+static swin_status product_norm_add(swin_cuda *d, const swin_tensor *x, const swin_tensor *in,
+                                    const swin_layer_s8 *l, const swin_norm *n, const swin_tensor *next,
+                                    char *room)
+{
+    const char *how = getenv("SWIN_V2_EXACT"); /* experiment */
+    swin_tensor y = swin_matrix(room, x->dtype, x->rows, x->cols);
+    if (!(l->after_scale > 0) || !how || atoi(how) < 2) {
+        SWIN_TRY(swin_linear_s8_cuda(&d->base, &y, 1, in, l->l, l->after_scale, SWIN_ACT_NONE));
+        return norm_add(d, x, &y, NULL, n, next);
+    }
+    y.dtype = SWIN_S8, y.scale = l->after_scale, y.zero_point = 0, y.qmin = -127, y.qmax = 127;
+    SWIN_TRY(swin_layer_check_cuda("linear_s8", l->l, in, l->after_scale));
+    swin_gemm_s8 p = swin_gemm_s8_of(in, l->l, 0);
+    const float *bias = p.bias;
+    p.bias = NULL;
+    p.y[0] = swin_s8_part_of(&y);
+    SWIN_TRY(swin_gemm_s8_run(d, &p));
+    return norm_add(d, x, &y, bias, n, next);
+}
+
 swin_status swin_attention_half_v2_s8_cuda(swin_dev *dev, swin_tensor *x, const swin_stream_s8 *codes,
                                            const swin_norm *n, const swin_layer_s8 *qkv,
                                            const swin_tensor raw[2], const swin_tensor parts[3],
@@ -131,9 +152,7 @@ swin_status swin_attention_half_v2_s8_cuda(swin_dev *dev, swin_tensor *x, const 
                                                                  .out = mixed,
                                                                  .prob_scale = prob_scale,
                                                                  .image_order = true }));
-    swin_tensor y = swin_matrix(wide, x->dtype, rows, c);
-    SWIN_TRY(swin_linear_s8_cuda(dev, &y, 1, &mixed, proj->l, proj->after_scale, SWIN_ACT_NONE));
-    return norm_add(d, x, &y, n, &codes->next);
+    return product_norm_add(d, x, &mixed, proj, n, &codes->next, wide);
 }
 
 swin_status swin_mlp_half_v2_s8_cuda(swin_dev *dev, swin_tensor *x, const swin_stream_s8 *codes,
@@ -146,7 +165,5 @@ swin_status swin_mlp_half_v2_s8_cuda(swin_dev *dev, swin_tensor *x, const swin_s
     SWIN_TRY(make_codes(dev, codes, x));
     swin_tensor hidden = placed(&fc2->input, hidden_at, x->rows, fc1->l->out, fc1->l->out);
     SWIN_TRY(swin_linear_s8_cuda(dev, &hidden, 1, &codes->now, fc1->l, fc1->after_scale, SWIN_ACT_GELU));
-    swin_tensor y = swin_matrix(product, x->dtype, x->rows, x->cols);
-    SWIN_TRY(swin_linear_s8_cuda(dev, &y, 1, &hidden, fc2->l, fc2->after_scale, SWIN_ACT_NONE));
-    return norm_add(d, x, &y, n, &codes->next);
+    return product_norm_add(d, x, &hidden, fc2, n, &codes->next, product);
 }

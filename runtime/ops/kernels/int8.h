@@ -89,10 +89,12 @@ static inline int swin_s8_dealt(int r)
 cudaError_t swin_normalise_heads_s8_launch(cudaStream_t stream, const swin_tensor *out, const swin_tensor *x,
                                            int heads, const float *head_scale);
 
-/* x += LayerNorm(y), of one float type; codes (S8) of the new x beside it, unless NULL or without data. exact: LayerNorm's
- * output is not rounded to the type before it is added, nor the sum before it becomes codes. */
+/* x += LayerNorm(y), of one float type, or y of codes to which y_bias (NULL: none) is added; codes (S8) of the new x beside
+ * it, unless NULL or without data. exact: LayerNorm's output is not rounded to the type before it is added, nor the sum
+ * before it becomes codes. */
 cudaError_t swin_norm_add_launch(cudaStream_t stream, const swin_tensor *x, const swin_tensor *y,
-                                 const swin_norm *n, const swin_tensor *codes, bool exact);
+                                 const float *y_bias, const swin_norm *n, const swin_tensor *codes,
+                                 bool exact);
 
 /* out (S8) = codes of LayerNorm(x); rows as for swin_norm_launch; n NULL: of x itself. */
 cudaError_t swin_norm_s8_launch(cudaStream_t stream, const swin_tensor *out, const swin_tensor *x,

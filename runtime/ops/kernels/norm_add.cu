@@ -11,6 +11,7 @@ namespace
 
 struct norm_add_args {
     swin_tensor x, y, codes; /* codes.data NULL: none */
+    const float *bias;       /* where y is codes: added to their values */
     swin_norm norm;
     swin_s8_rule rule;
     int group; /* lanes of a row: a power of two */
@@ -29,7 +30,25 @@ __device__ __forceinline__ void store_codes(int8_t *to, const vec<T> &v, const s
     *(uint2 *)to = make_uint2(s8_codes4(v.v, rule), s8_codes4(v.v + 4, rule));
 }
 
-template <class T, int VECTORS>
+/* Elements from `at` of a row of y: floats, or codes and a bias. */
+template <class T, bool CODES>
+__device__ __forceinline__ void load_y(vec<T> &v, const norm_add_args &p, int64_t row, int at)
+{
+    if constexpr (CODES) {
+        const int8_t *from = (const int8_t *)p.y.data + row * p.y.ld + at;
+#pragma unroll
+        for (int k = 0; k < vec<T>::n; k += 4) {
+            const char4 c = *(const char4 *)(from + k);
+            const float4 b = p.bias ? *(const float4 *)(p.bias + at + k) : make_float4(0, 0, 0, 0);
+            v.v[k] = fmaf((float)c.x, p.y.scale, b.x), v.v[k + 1] = fmaf((float)c.y, p.y.scale, b.y);
+            v.v[k + 2] = fmaf((float)c.z, p.y.scale, b.z), v.v[k + 3] = fmaf((float)c.w, p.y.scale, b.w);
+        }
+    } else {
+        v.load((const T *)p.y.data + row * p.y.ld + at);
+    }
+}
+
+template <class T, int VECTORS, bool CODES>
 __global__ void __launch_bounds__(256) norm_add_kernel(const __grid_constant__ norm_add_args p)
 {
     constexpr int N = vec<T>::n;
@@ -38,14 +57,13 @@ __global__ void __launch_bounds__(256) norm_add_kernel(const __grid_constant__ n
     chain_wait();
     if (row - threadIdx.x % 32 / p.group >= p.x.rows) return; /* the whole warp is past the end */
     const bool live = row < p.x.rows;
-    const T *y = (const T *)p.y.data + row * p.y.ld;
     T *x = (T *)p.x.data + row * p.x.ld;
     vec<T> v[VECTORS];
     uint4 old[VECTORS];
 #pragma unroll
     for (int i = 0; i < VECTORS; i++) {
         const int at = lane + i * p.group;
-        if (live && at < total) v[i].load(y + at * N), old[i] = *(const uint4 *)(x + at * N);
+        if (live && at < total) load_y<T, CODES>(v[i], p, row, at * N), old[i] = *(const uint4 *)(x + at * N);
     }
     normalise_row<T, VECTORS>(v, p.norm, (int)p.x.cols, lane, p.group);
     if (!live) return;
@@ -64,16 +82,16 @@ __global__ void __launch_bounds__(256) norm_add_kernel(const __grid_constant__ n
     }
 }
 
-template <class T> cudaError_t launch_norm_add(cudaStream_t stream, norm_add_args p)
+template <class T, bool CODES> cudaError_t launch_norm_add(cudaStream_t stream, norm_add_args p)
 {
     const int total = (int)p.x.cols / vec<T>::n;
     p.group = norm_group(total);
     const int each = (total + p.group - 1) / p.group;
     const int64_t per_block = 256 / p.group, blocks = (p.x.rows + per_block - 1) / per_block;
     if (each > 12 || blocks > 0x7fffffff) return cudaErrorNotSupported;
-    if (each <= 3) return chain_launch(norm_add_kernel<T, 3>, (unsigned)blocks, 256, 0, stream, p);
-    if (each <= 6) return chain_launch(norm_add_kernel<T, 6>, (unsigned)blocks, 256, 0, stream, p);
-    return chain_launch(norm_add_kernel<T, 12>, (unsigned)blocks, 256, 0, stream, p);
+    if (each <= 3) return chain_launch(norm_add_kernel<T, 3, CODES>, (unsigned)blocks, 256, 0, stream, p);
+    if (each <= 6) return chain_launch(norm_add_kernel<T, 6, CODES>, (unsigned)blocks, 256, 0, stream, p);
+    return chain_launch(norm_add_kernel<T, 12, CODES>, (unsigned)blocks, 256, 0, stream, p);
 }
 
 /* 32 channels of a head lie in the vectors of 32 / N neighbouring lanes. Heads below `scaled` take a factor. */
@@ -105,18 +123,22 @@ __global__ void __launch_bounds__(256)
 } // namespace
 
 extern "C" cudaError_t swin_norm_add_launch(cudaStream_t stream, const swin_tensor *x, const swin_tensor *y,
-                                            const swin_norm *n, const swin_tensor *codes, bool exact)
+                                            const float *y_bias, const swin_norm *n, const swin_tensor *codes,
+                                            bool exact)
 {
-    const bool coded = codes && codes->data;
+    const bool coded = codes && codes->data, from_codes = y->dtype == SWIN_S8;
     if (x->rows == 0 || x->cols == 0) return cudaSuccess;
-    if (!n->gamma || !swin_vectors(x) || !swin_vectors(y) || x->dtype != y->dtype ||
-        (uintptr_t)n->gamma % 16 || (uintptr_t)n->beta % 16 ||
+    if (!n->gamma || !swin_vectors(x) || (uintptr_t)n->gamma % 16 || (uintptr_t)n->beta % 16 ||
         (coded && (codes->ld % 8 || (uintptr_t)codes->data % 8)))
         return cudaErrorNotSupported;
+    if (from_codes ? y->ld % 4 || (uintptr_t)y->data % 4 || (uintptr_t)y_bias % 16
+                   : x->dtype != y->dtype || !swin_vectors(y))
+        return cudaErrorNotSupported;
     norm_add_args p = {};
-    p.x = *x, p.y = *y, p.norm = *n, p.exact = exact;
+    p.x = *x, p.y = *y, p.bias = y_bias, p.norm = *n, p.exact = exact;
     if (coded) p.codes = *codes, p.rule = swin_s8_rule_of(codes);
-    SWIN_WITH_TYPE(x->dtype, return launch_norm_add<T>(stream, p))
+    SWIN_WITH_TYPE(x->dtype, return from_codes ? launch_norm_add<T, true>(stream, p)
+                                               : launch_norm_add<T, false>(stream, p))
     return cudaErrorInvalidValue;
 }
 

@@ -5,7 +5,8 @@
 #   scripts/test.sh [--asan] [--peers] [--no-setup]
 #
 #   --asan      every test under the sanitizers (slow); by default only the unit tests that need no shared test data
-#   --peers     make .venv with the Python packages that the comparisons with other programs need, and run those too
+#   --peers     make .venv with the Python packages that the comparisons with other programs need, and run those too (half
+#               an hour of two cores; SWIN_PEER_IMAGES, 768 by default, makes it shorter)
 #   --no-setup  install nothing
 #
 # Environment: SWIN_TEST_DATA (shared test data, default ../shared/data), SWIN_PYTHON (a Python for the comparisons),

@@ -14,9 +14,9 @@ static void one_attention(swin_rng *rng, int images, int window, int heads, int 
              window, heads, d, shift, (int)kind, swin_dtype_name(t), (int)f);
     pair q = codes(rng, rows, c, 3 * c, 0.02f, 0, f), k = codes(rng, rows, c, 3 * c, 0.03f, 0, f),
          v = codes(rng, rows, c, c + 16, 0.025f, 0, f), out = make(t, rows, c, c + (t == SWIN_S8 ? 16 : 8));
-    /* With 0.02, one sum in 508 would lie half way between two codes, for no scale of a real network does: 0.025 / 127
-     * / 0.02 is 5 / 2540. */
-    how(&out, 0.03f, 0, -127); /* coarser than v: one code of the softmax at a tie moves one step at most */
+    /* Coarser than v: one code of the softmax at a tie moves one step at most. And no simple multiple of v's scale: with
+     * 0.02, one sum in 508 would lie half way between two codes, as no scale of a real network has it. */
+    how(&out, 0.0303f, 0, -127);
     bias_mask b = tables(rng, heads, n, swin_windows_per_image(&g));
     const float scale = 1 / sqrtf((float)d);
     const swin_attention ar = { heads, d, scale, b.bias, shift ? b.mask : NULL, kind },

@@ -199,18 +199,18 @@ static void put_block(swin_block_s8 *b, const block *k, int heads, int shift, in
     if (mode == 3) b->fc2.input.shrink = v[4];
 }
 
-static block block_make(swin_rng *rng, int c, int heads, const swin_windows *g, int shift, int mode)
+/* In place: its layers are pointed to. */
+static void block_make(block *b, swin_rng *rng, int c, int heads, const swin_windows *g, int shift, int mode)
 {
-    block b = { .qkv = layer_make(rng, 3 * c, c, 0, true, RANDOM),
-                .proj = layer_make(rng, c, c, 0, true, RANDOM),
-                .fc1 = layer_make(rng, 4 * c, c, 0, true, RANDOM),
-                .fc2 = layer_make(rng, c, 4 * c, mode == 3 ? -100 : 0, true, RANDOM),
-                .tables = tables(rng, heads, g->window * g->window, swin_windows_per_image(g)) };
+    *b = (block){ .qkv = layer_make(rng, 3 * c, c, 0, true, RANDOM),
+                  .proj = layer_make(rng, c, c, 0, true, RANDOM),
+                  .fc1 = layer_make(rng, 4 * c, c, 0, true, RANDOM),
+                  .fc2 = layer_make(rng, c, 4 * c, mode == 3 ? -100 : 0, true, RANDOM),
+                  .tables = tables(rng, heads, g->window * g->window, swin_windows_per_image(g)) };
     for (int i = 0; i < 5; i++)
-        b.vectors[i] = vector(rng, i == 4 ? 4 * c : c, i % 2 ? 0 : 1, 0.2, &b.vectors_d[i]);
-    put_block(&b.r, &b, heads, shift, mode, false);
-    put_block(&b.g, &b, heads, shift, mode, true);
-    return b;
+        b->vectors[i] = vector(rng, i == 4 ? 4 * c : c, i % 2 ? 0 : 1, 0.2, &b->vectors_d[i]);
+    put_block(&b->r, b, heads, shift, mode, false);
+    put_block(&b->g, b, heads, shift, mode, true);
 }
 
 static void block_free(block *b)
@@ -281,7 +281,8 @@ static double one_run(swin_rng *rng, int c, int heads, int images, int mode)
     const swin_windows all = { .images = images, .height = 14, .width = 14, .window = 7 },
                        one = { 1, 14, 14, 7, 0 };
     const int64_t rows = swin_windows_tokens(&all), image = swin_windows_tokens(&one);
-    block b[2] = { block_make(rng, c, heads, &all, 0, mode), block_make(rng, c, heads, &all, 3, mode) };
+    block b[2];
+    for (int i = 0; i < 2; i++) block_make(&b[i], rng, c, heads, &all, 3 * i, mode);
     const swin_block_s8 both[2] = { b[0].g, b[1].g };
     snprintf(what, sizeof what, "blocks of %d channels, %d images, mode %d", c, images, mode);
     pair x = floats(rng, SWIN_F16, rows, c, c, typical(c, typical(c, 0.03f) / 60)),

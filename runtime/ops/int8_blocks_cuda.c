@@ -122,46 +122,18 @@ typedef struct blocks_run {
     const swin_windows *g;
     swin_tensor *x;
     char *normed, *mixed, *kept,
-        *wide;  /* codes: LayerNorm's, attention's, proj's; q, k, v or the hidden layer's */
-    bool ready; /* normed holds the codes that the next layer reads */
+        *wide; /* codes: LayerNorm's, attention's, proj's; q, k, v or the hidden layer's */
 } blocks_run;
 
-/* x += l(in), then codes of `norm`, which `next` reads, if both come in one kernel. keep: see swin_rows_s8. */
-static swin_status add_product(blocks_run *r, const swin_tensor *in, const swin_layer_s8 *l,
-                               const swin_s8_local *local, bool keep, const swin_norm *norm,
-                               const swin_layer_s8 *next)
-{
-    swin_rows_s8 p = { .gemm = swin_gemm_s8_of(in, l->l, l->after_scale) };
-    SWIN_TRY(swin_layer_check_cuda("blocks_s8", l->l, in, l->after_scale));
-    p.gemm.y[0] = swin_s8_part_of(r->x);
-    p.gemm.residual = true;
-    p.gemm.local = *local;
-    if (keep) p.kept = (int8_t *)r->kept;
-    if (norm) p.norm = *norm, p.input = swin_s8_rule_of(&next->input), p.normed = (int8_t *)r->normed;
-    const cudaError_t e = swin_rows_s8_launch(r->d->stream, &p, r->d->multiprocessors);
-    r->ready = norm && e == cudaSuccess;
-    if (e != cudaErrorNotSupported) return swin_cuda_status(e, "blocks_s8");
-    if (keep) {
-        const swin_tensor how = { .scale = l->after_scale, .qmin = -127, .qmax = 127 },
-                          kept = placed(&how, r->kept, r->x->rows, r->x->cols, r->x->cols);
-        p.gemm.y[0] = swin_s8_part_of(&kept);
-        p.gemm.residual = false, p.gemm.bias = NULL, p.gemm.after = 0;
-    }
-    return swin_gemm_s8_run(r->d, &p.gemm);
-}
-
+/* x += proj(attention(qkv(LN1 x))), or with keep proj's product alone, rounded but without its bias, to r->kept. */
 static swin_status block_attention(blocks_run *r, const swin_block_s8 *b, bool keep)
 {
     const int64_t rows = r->x->rows, c = r->x->cols;
     swin_tensor codes[3];
     for (int i = 0; i < 3; i++) codes[i] = placed(&b->parts[i], r->wide + i * c, rows, c, 3 * c);
-    const swin_tensor normed = placed(&b->qkv.input, r->normed, rows, c, c),
-                      mixed = placed(&b->proj.input, r->mixed, rows, c, c);
-    if (r->ready)
-        SWIN_TRY(
-            swin_linear_s8_cuda(&r->d->base, codes, 3, &normed, b->qkv.l, b->qkv.after_scale, SWIN_ACT_NONE));
-    else
-        SWIN_TRY(norm_linear(r->d, codes, 3, r->x, &b->norm1, &b->qkv, SWIN_ACT_NONE, r->normed));
+    const swin_tensor mixed = placed(&b->proj.input, r->mixed, rows, c, c),
+                      how = { .scale = b->proj.after_scale, .qmin = -127, .qmax = 127 },
+                      kept = placed(&how, r->kept, rows, c, c);
     swin_attention_s8_args p = { .a = b->attention,
                                  .g = *r->g,
                                  .q = codes[0],
@@ -171,38 +143,42 @@ static swin_status block_attention(blocks_run *r, const swin_block_s8 *b, bool k
                                  .prob_scale = b->prob_scale,
                                  .image_order = true };
     p.g.shift = b->shift;
+    SWIN_TRY(norm_linear(r->d, codes, 3, r->x, &b->norm1, &b->qkv, SWIN_ACT_NONE, r->normed));
     SWIN_TRY(swin_attention_s8_run(r->d, &p));
-    return add_product(r, &mixed, &b->proj, &(swin_s8_local){ 0 }, keep, &b->norm2, &b->fc1);
+    SWIN_TRY(swin_layer_check_cuda("blocks_s8", b->proj.l, &mixed, b->proj.after_scale));
+    if (!keep)
+        return swin_linear_s8_residual_cuda(&r->d->base, r->x, &mixed, b->proj.l, b->proj.after_scale, NULL);
+    swin_gemm_s8 gemm = swin_gemm_s8_of(&mixed, b->proj.l, 0);
+    gemm.bias = NULL;
+    gemm.y[0] = swin_s8_part_of(&kept);
+    return swin_gemm_s8_run(r->d, &gemm);
 }
 
-static swin_status block_mlp(blocks_run *r, const swin_block_s8 *b, bool keep, const swin_block_s8 *next)
+/* x += fc2(GELU(fc1(LN2 x))), with keep of x + what was kept. */
+static swin_status block_mlp(blocks_run *r, const swin_block_s8 *b, bool keep)
 {
     const int64_t rows = r->x->rows, c = r->x->cols;
-    swin_s8_local local = { 0 };
-    if (keep)
-        local = (swin_s8_local){
-            .codes = (int8_t *)r->kept, .ld = c, .scale = b->proj.after_scale, .bias = b->proj.l->bias
-        };
+    if (!keep) return swin_mlp_half_s8_cuda(&r->d->base, r->x, &b->norm2, &b->fc1, &b->fc2);
+    const swin_s8_local local = {
+        .codes = (int8_t *)r->kept, .ld = c, .scale = b->proj.after_scale, .bias = b->proj.l->bias
+    };
     swin_tensor normed = placed(&b->fc1.input, r->normed, rows, c, c),
                 hidden = placed(&b->fc2.input, r->wide, rows, b->fc1.l->out, b->fc1.l->out);
-    if (!r->ready) {
-        const cudaError_t e = fused_mlp(r->d, r->x, &b->norm2, &b->fc1, &b->fc2, &local);
-        if (e != cudaErrorNotSupported) return swin_cuda_status(e, "blocks_s8");
-    }
-    if (!r->ready && !keep) {
-        SWIN_TRY(norm_linear(r->d, &hidden, 1, r->x, &b->norm2, &b->fc1, SWIN_ACT_GELU, r->normed));
-    } else {
-        if (!r->ready)
-            SWIN_TRY(swin_cuda_status(
-                swin_norm_local_s8_launch(r->d->stream, &normed, r->x, &b->norm2, &local), "blocks_s8"));
-        SWIN_TRY(swin_linear_s8_cuda(&r->d->base, &hidden, 1, &normed, b->fc1.l, b->fc1.after_scale,
-                                     SWIN_ACT_GELU));
-    }
-    return add_product(r, &hidden, &b->fc2, &local, false, next ? &next->norm1 : NULL,
-                       next ? &next->qkv : NULL);
+    const cudaError_t e = fused_mlp(r->d, r->x, &b->norm2, &b->fc1, &b->fc2, &local);
+    if (e != cudaErrorNotSupported) return swin_cuda_status(e, "blocks_s8");
+    SWIN_TRY(swin_cuda_status(swin_norm_local_s8_launch(r->d->stream, &normed, r->x, &b->norm2, &local),
+                              "blocks_s8"));
+    SWIN_TRY(
+        swin_linear_s8_cuda(&r->d->base, &hidden, 1, &normed, b->fc1.l, b->fc1.after_scale, SWIN_ACT_GELU));
+    SWIN_TRY(swin_layer_check_cuda("blocks_s8", b->fc2.l, &hidden, b->fc2.after_scale));
+    swin_gemm_s8 gemm = swin_gemm_s8_of(&hidden, b->fc2.l, b->fc2.after_scale);
+    gemm.y[0] = swin_s8_part_of(r->x);
+    gemm.residual = true;
+    gemm.local = local;
+    return swin_gemm_s8_run(r->d, &gemm);
 }
 
-/* What the kernels behind add_product and its like ask for; the walk has other ways for all else. */
+/* What the kernels of x + kept ask for; the walk has other ways for all else. */
 static bool takes_blocks(const swin_cuda *d, const swin_tensor *x, const swin_block_s8 *blocks, int count)
 {
     bool ok = d->major >= 8 && x->dtype == SWIN_F16 && x->ld == x->cols && x->cols % 32 == 0 &&
@@ -236,7 +212,7 @@ swin_status swin_blocks_s8_cuda(swin_dev *dev, swin_tensor *x, const swin_block_
     for (int i = 0; i < count; i++) {
         const bool keep = blocks[i].proj.after_scale > 0;
         SWIN_TRY(block_attention(&r, &blocks[i], keep));
-        SWIN_TRY(block_mlp(&r, &blocks[i], keep, i + 1 < count ? &blocks[i + 1] : NULL));
+        SWIN_TRY(block_mlp(&r, &blocks[i], keep));
     }
     return SWIN_OK;
 }

@@ -254,6 +254,13 @@ swin_status swin_patch_embed_cuda(swin_dev *dev, swin_tensor *out, const float *
         p->proj->in != p->in_chans * p->patch * p->patch)
         return swin_fail(SWIN_ERR_VALUE, "patch_embed: %d images of %d pixels in patches of %d, %lld rows",
                          batch, size, p->patch, (long long)out->rows);
+    if (d->major >= 8 && p->patch == 4 && p->in_chans == 3 && p->proj->dtype == out->dtype &&
+        out->cols == p->proj->out && !getenv("SWIN_EMBED_PARTS")) {
+        const cuda_linear *l = p->proj->packed;
+        const cudaError_t e = swin_patch_embed_launch(d->stream, out, images, size, l->w, l->bias, &p->norm,
+                                                      d->multiprocessors);
+        if (e != cudaErrorNotSupported) return swin_cuda_status(e, "patch_embed");
+    }
     swin_tensor patches = { .dtype = out->dtype, .rows = rows, .cols = p->proj->in, .ld = p->proj->in }, y;
     SWIN_TRY(two_matrices(d, &patches, p->proj->in, &y, p->proj->out, &patches));
     SWIN_TRY(swin_cuda_status(swin_patches_launch(d->stream, &patches, images, p->in_chans, size, p->patch),

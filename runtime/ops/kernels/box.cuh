@@ -19,18 +19,6 @@ __device__ __forceinline__ void box_copy(unsigned to, const CUtensorMap *map, in
 #endif
 }
 
-/* The same into this place of both blocks of a cluster of two, whose own barriers count it. */
-__device__ __forceinline__ void box_copy_pair(unsigned to, const CUtensorMap *map, int k, int row,
-                                              unsigned barrier)
-{
-#if SWIN_HAVE_WGMMA
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
-                 ".multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;\n" ::"r"(to),
-                 "l"(map), "r"(k), "r"(row), "r"(barrier), "h"((unsigned short)3)
-                 : "memory");
-#endif
-}
-
 /* Registers of a warpgroup's threads: those that ask for tiles give, those that hold sums take. Each in one branch of a
  * kernel with __launch_bounds__(threads, 1). */
 template <int REGISTERS> __device__ __forceinline__ void registers_give()

@@ -1,6 +1,4 @@
 /* INT8 products on tensor cores (m16n8k32): sums in INT32, exact, everything after them in registers. */
-#include <stdlib.h>
-
 #include "runtime/ops/kernels/gemm_s8.cuh"
 #include "runtime/ops/kernels/int8.cuh"
 
@@ -259,7 +257,6 @@ extern "C" cudaError_t swin_gemm_s8_launch(cudaStream_t stream, const swin_gemm_
     if (p->m == 0 || p->n == 0) return cudaSuccess;
     if (p->k == 0 || !aligned(p) || !whole_heads(p)) return cudaErrorNotSupported;
     int count;
-    if (config < 0 && getenv("SWIN_S8_TILE")) config = atoi(getenv("SWIN_S8_TILE"));
     gemm_s8_config *c = &table_of(last_of(p), &count)[config < 0 ? 0 : config];
     const cudaError_t e = config < 0 ? choose(&c, p, multiprocessors) : get_ready(c);
     if (e != cudaSuccess) return e;

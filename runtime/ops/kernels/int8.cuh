@@ -14,10 +14,17 @@
  * bits. */
 #define S8_MAGIC 12582912.f
 
-/* x as a code, still a float32 of S8_MAGIC + code: rounded, clamped, NaN to the lowest. */
+/* x as a code, still a float32 of S8_MAGIC + code: rounded, clamped, NaN to the lowest. An exact tie goes to even with the
+ * zero point added: for computed values, where a tie is chance. */
 __device__ __forceinline__ float s8_code(float x, const swin_s8_rule &r)
 {
-    return fminf(fmaxf(fmaf(x, r.inverse, S8_MAGIC), r.lo), r.hi) + r.zero;
+    return fminf(fmaxf(fmaf(x, r.inverse, r.zero), r.lo), r.hi);
+}
+
+/* The same for given values: ties to even before the zero point is added, as ops.h says. */
+__device__ __forceinline__ float s8_code_given(float x, const swin_s8_rule &r)
+{
+    return fminf(fmaxf(fmaf(x, r.inverse, S8_MAGIC) + (r.zero - S8_MAGIC), r.lo), r.hi);
 }
 
 /* As gelu<__half> of common.cuh, but to 1e-7: a code must not move. log2 Q is minimax over [0, 5.6] with
@@ -288,6 +295,12 @@ __device__ __forceinline__ void s8_finish(const swin_gemm_s8 &p, const int (&acc
         const int64_t m = row + 8 * half;
         to[half] = m >= p.m ? -1 : p.windows ? window_source(p.g, m) : m;
     }
+    constexpr bool PARTS = LAST == S8_CODES || LAST == S8_COSINE;
+    int part = PARTS ? s8_part_of(p, n0 + col0) : 0;
+    const bool one_part = !PARTS || s8_part_of(p, n0 + col0 + 8 * NT - 1) == part;
+    swin_s8_rule rule = p.y[part].rule;
+    int8_t *codes = (int8_t *)p.y[part].data - part * p.width; /* of S8 parts: row 0 of the matrix' column 0 */
+    int64_t ld = p.y[part].ld;
     constexpr int AHEAD = NT > 12 ? 2 : NT / 4; /* reads of the residual that are under way together */
     uint4 old[AHEAD][2];
 #pragma unroll
@@ -305,6 +318,11 @@ __device__ __forceinline__ void s8_finish(const swin_gemm_s8 &p, const int (&acc
         }
         const int col = col0 + 32 * q + 8 * t, n = n0 + col;
         if (n >= p.n) continue;
+        if (!one_part) {
+            part = s8_part_of(p, n);
+            rule = p.y[part].rule, ld = p.y[part].ld;
+            codes = (int8_t *)p.y[part].data - part * p.width;
+        }
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             if (LAST != S8_COSINE && to[half] < 0) continue;
@@ -331,15 +349,12 @@ __device__ __forceinline__ void s8_finish(const swin_gemm_s8 &p, const int (&acc
 #pragma unroll
                     for (int k = 0; k < 8; k++) v[k] = s8_gelu(v[k]);
                 }
-                const int part = LAST == S8_GELU_CODES ? 0 : s8_part_of(p, n);
                 if constexpr (LAST ==
                               S8_COSINE) { /* rows past the end take part in their neighbours' shuffles */
                     s8_cosine_part(v, p, part, n);
                     if (to[half] < 0) continue;
                 }
-                const swin_s8_rule rule = p.y[part].rule;
-                uint2 *at =
-                    (uint2 *)((int8_t *)p.y[part].data + to[half] * p.y[part].ld + n - part * p.width);
+                uint2 *at = (uint2 *)(codes + to[half] * ld + n);
                 if constexpr (LAST == S8_GELU_CODES)
                     *at = s8_codes8(v, p.y[0], n);
                 else

@@ -8,16 +8,15 @@
 extern "C" {
 #endif
 
-/* How values become codes, as the kernels want it: lo and hi are the range before the zero point, on top
- * of 1.5 * 2^23. */
+/* How values become codes, as the kernels want it: the zero point and the range lie on top of 1.5 * 2^23. */
 typedef struct swin_s8_rule {
-    float inverse, lo, hi, zero;
+    float inverse, zero, lo, hi;
 } swin_s8_rule;
 
 static inline swin_s8_rule swin_s8_rule_of(const swin_tensor *t)
 {
-    const swin_s8_rule r = { 1.0f / t->scale, 12582912.0f + (float)(t->qmin - t->zero_point),
-                             12582912.0f + (float)(t->qmax - t->zero_point), (float)t->zero_point };
+    const swin_s8_rule r = { 1.0f / t->scale, 12582912.0f + (float)t->zero_point,
+                             12582912.0f + (float)t->qmin, 12582912.0f + (float)t->qmax };
     return r;
 }
 
@@ -102,20 +101,6 @@ cudaError_t swin_norm_s8_launch(cudaStream_t stream, const swin_tensor *out, con
 /* The same of x + local, rows as they are; cudaErrorNotSupported but for rows of F16 in whole eights. */
 cudaError_t swin_norm_local_s8_launch(cudaStream_t stream, const swin_tensor *out, const swin_tensor *x,
                                       const swin_norm *n, const swin_s8_local *local);
-
-/* A product over whole rows of the residual stream, and the LayerNorm after it: y[0] += product (+ local), then
- * normed = codes of LN(y[0]). With `kept`, y[0] stays as it is: the product, rounded by gemm.after but without
- * its bias, goes there, and LN reads the sum that y[0] will be. */
-typedef struct swin_rows_s8 {
-    swin_gemm_s8 gemm;
-    int8_t *kept; /* [m][n] or NULL */
-    swin_norm norm;
-    swin_s8_rule input;
-    int8_t *normed; /* [m][n]; NULL: no LayerNorm */
-} swin_rows_s8;
-
-/* Hopper; rows of 384 or 512 F16 values. cudaErrorNotSupported also where few rows make it the slower way. */
-cudaError_t swin_rows_s8_launch(cudaStream_t stream, const swin_rows_s8 *p, int multiprocessors);
 
 /* x += fc2(codes(GELU(fc1(codes(LN x))))) in one kernel; x is fc2.y[0], and fc1's x and y are not read but for the
  * factors of y[0]. fc2.local: x is x + that. */

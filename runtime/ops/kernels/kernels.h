@@ -34,6 +34,13 @@ cudaError_t swin_heads32_launch(cudaStream_t stream, const swin_tensor *out, con
 cudaError_t swin_patches_launch(cudaStream_t stream, const swin_tensor *out, const float *images, int chans,
                                 int size, int patch);
 
+/* ---- patch_embed.cu ------------------------------------------------------------------------------------------ */
+/* Patches of 4 x 4 pixels of three channels through a weight w [96, 128 or 192][48] of out's type, F16 or BF16, and
+ * LayerNorm (gamma NULL: none), in one kernel; sm_80 and later. */
+cudaError_t swin_patch_embed_launch(cudaStream_t stream, const swin_tensor *out, const float *images,
+                                    int size, const void *w, const float *bias, const swin_norm *norm,
+                                    int multiprocessors);
+
 /* ---- norm.cu ----------------------------------------------------------------------------------------------- */
 typedef enum swin_norm_rows { SWIN_ROWS_SAME, SWIN_ROWS_WINDOWS, SWIN_ROWS_MERGE } swin_norm_rows;
 

@@ -57,7 +57,18 @@ __global__ void __launch_bounds__(256) norm_s8_kernel(const __grid_constant__ no
 #pragma unroll
     for (int i = 0; i < VECTORS; i++) {
         const int at = s8_vector(lane, i, p.each);
-        if (i < p.each && at < total) *(uint2 *)(out + at * 8) = s8_codes8(v[i].v, part, at * 8);
+        if (i >= p.each || at >= total) continue;
+        if (p.norm.gamma) {
+            *(uint2 *)(out + at * 8) = s8_codes8(v[i].v, part, at * 8);
+            continue;
+        }
+        float code[8];
+#pragma unroll
+        for (int k = 0; k < 8; k++)
+            code[k] =
+                s8_code_given(part.shrink ? v[i].v[k] * __ldg(part.shrink + at * 8 + k) : v[i].v[k], p.rule);
+        *(uint2 *)(out + at * 8) = make_uint2(s8_pack(code[0], code[1], code[2], code[3]),
+                                              s8_pack(code[4], code[5], code[6], code[7]));
     }
 }
 
@@ -96,7 +107,7 @@ __global__ void __launch_bounds__(128) norm_s8_any_kernel(const __grid_constant_
         float v = element(p.x, source_of<ROWS>(p, row, i));
         if (p.norm.gamma) v = (v - mean) * factor * p.norm.gamma[i] + p.norm.beta[i];
         if (p.out.shrink) v *= p.out.shrink[i];
-        out[i] = (int8_t)__float_as_uint(s8_code(v, p.rule));
+        out[i] = (int8_t)__float_as_uint(p.norm.gamma ? s8_code(v, p.rule) : s8_code_given(v, p.rule));
     }
 }
 

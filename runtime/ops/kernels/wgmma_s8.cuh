@@ -159,32 +159,3 @@ template <> struct wgmma_s8<192> {
 #endif
     }
 };
-
-template <> struct wgmma_s8<256> {
-    static __device__ __forceinline__ void run(int (&d)[32][4], uint64_t a, uint64_t b, int add = 1)
-    {
-#if SWIN_HAVE_WGMMA
-        asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %130, 0;\n"
-                     "wgmma.mma_async.sync.aligned.m64n256k32.s32.s8.s8 {"
-                     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-                     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, "
-                     "%30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, "
-                     "%44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, "
-                     "%58, %59, %60, %61, %62, %63, %64, %65, %66, %67, %68, %69, %70, %71, "
-                     "%72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, %84, %85, "
-                     "%86, %87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, %99, "
-                     "%100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
-                     "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, "
-                     "%124, %125, %126, %127}, "
-                     "%128, %129, add;\n}\n"
-                     : SWIN_SUM(d[0]), SWIN_SUM(d[1]), SWIN_SUM(d[2]), SWIN_SUM(d[3]), SWIN_SUM(d[4]),
-                       SWIN_SUM(d[5]), SWIN_SUM(d[6]), SWIN_SUM(d[7]), SWIN_SUM(d[8]), SWIN_SUM(d[9]),
-                       SWIN_SUM(d[10]), SWIN_SUM(d[11]), SWIN_SUM(d[12]), SWIN_SUM(d[13]), SWIN_SUM(d[14]),
-                       SWIN_SUM(d[15]), SWIN_SUM(d[16]), SWIN_SUM(d[17]), SWIN_SUM(d[18]), SWIN_SUM(d[19]),
-                       SWIN_SUM(d[20]), SWIN_SUM(d[21]), SWIN_SUM(d[22]), SWIN_SUM(d[23]), SWIN_SUM(d[24]),
-                       SWIN_SUM(d[25]), SWIN_SUM(d[26]), SWIN_SUM(d[27]), SWIN_SUM(d[28]), SWIN_SUM(d[29]),
-                       SWIN_SUM(d[30]), SWIN_SUM(d[31])
-                     : "l"(a), "l"(b), "r"(add));
-#endif
-    }
-};

@@ -19,8 +19,8 @@
 namespace
 {
 
-constexpr int WG = 3, BM = 64 * WG, KB = 128, CONSUMERS = 128 * WG, THREADS = CONSUMERS + 128,
-              MOST_STAGES = 8;
+constexpr int BANDS = 3, WG = 2 * BANDS, BM = 64 * BANDS, KB = 128, CONSUMERS = 128 * WG,
+              THREADS = CONSUMERS + 128, MOST_STAGES = 8;
 
 /* Shared memory: PANELS of 128 codes of k of the rows, the ring, factors and biases of all columns. */
 template <int PANELS, int BN> struct wide_shape {
@@ -72,7 +72,7 @@ __device__ __forceinline__ void feed(const wide_memory &s, const CUtensorMap *x,
             rows_parity ^= 1;
             barrier_expect(s.rows_full, S::ROWS);
             for (int panel = 0; panel < PANELS; panel++)
-                for (int part = 0; part < WG; part++)
+                for (int part = 0; part < BANDS; part++)
                     box_copy(s.rows + panel * S::PANEL + part * 64 * KB, x, panel * KB,
                              unit / pieces * BM + 64 * part, s.rows_full);
         }
@@ -93,7 +93,8 @@ __device__ __forceinline__ void consume(const swin_gemm_s8 &p, const wide_memory
                                         const float *bias, int first, int last, int pieces)
 {
     using S = wide_shape<PANELS, BN>;
-    const int group = threadIdx.x / 128;
+    constexpr int HALF = BN / 2;
+    const int band = threadIdx.x / 128 % BANDS, col0 = threadIdx.x / 128 / BANDS * HALF;
     const bool leader = threadIdx.x % 32 == 0;
     place at = { 0, 0 };
     unsigned rows_parity = 0;
@@ -102,17 +103,17 @@ __device__ __forceinline__ void consume(const swin_gemm_s8 &p, const wide_memory
             barrier_wait(s.rows_full, rows_parity);
             rows_parity ^= 1;
         }
-        int acc[BN / 8][4];
+        int acc[HALF / 8][4];
         int before = 0;
 #pragma unroll
         for (int panel = 0; panel < PANELS; panel++) {
             barrier_wait(s.full + 8 * at.slot, at.parity);
-            const uint64_t a = wgmma_operand(s.rows + panel * S::PANEL + group * 64 * KB),
-                           b = wgmma_operand(s.tiles + at.slot * S::TILE);
+            const uint64_t a = wgmma_operand(s.rows + panel * S::PANEL + band * 64 * KB),
+                           b = wgmma_operand(s.tiles + at.slot * S::TILE + col0 * KB);
             wgmma_fence();
 #pragma unroll
             for (int step = 0; step < 4; step++)
-                wgmma_s8<BN>::run(acc, a + 2 * step, b + 2 * step, panel + step > 0);
+                wgmma_s8<HALF>::run(acc, a + 2 * step, b + 2 * step, panel + step > 0);
             wgmma_commit();
             if (panel > 0) {
                 wgmma_wait<1>();
@@ -126,8 +127,9 @@ __device__ __forceinline__ void consume(const swin_gemm_s8 &p, const wide_memory
             barrier_arrive(s.empty + 8 * before);
             if (unit + 1 < last && (unit + 1) % pieces == 0) barrier_arrive(s.rows_empty);
         }
-        const int64_t row = (int64_t)(unit / pieces) * BM + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4;
-        s8_finish<LAST, BN / 8>(p, acc, alpha, bias, row, unit % pieces * BN, 0);
+        const int64_t row = (int64_t)(unit / pieces) * BM + threadIdx.x / 32 % (4 * BANDS) * 16 +
+                            threadIdx.x % 32 / 4;
+        s8_finish<LAST, HALF / 8>(p, acc, alpha, bias, row, unit % pieces * BN + col0, 0);
     }
 }
 
@@ -166,7 +168,7 @@ __global__ void __launch_bounds__(THREADS, 1)
         chain_start();
         if (threadIdx.x == CONSUMERS) feed<PANELS, BN>(s, &x, &w, first, last, pieces);
     } else {
-        registers_take<160>();
+        registers_take<80>();
         chain_wait();
         consume<LAST, PANELS, BN>(p, s, alpha, bias, first, last, pieces);
     }

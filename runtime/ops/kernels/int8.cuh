@@ -299,7 +299,8 @@ __device__ __forceinline__ void s8_finish(const swin_gemm_s8 &p, const int (&acc
     int part = PARTS ? s8_part_of(p, n0 + col0) : 0;
     const bool one_part = !PARTS || s8_part_of(p, n0 + col0 + 8 * NT - 1) == part;
     swin_s8_rule rule = p.y[part].rule;
-    int8_t *codes = (int8_t *)p.y[part].data - part * p.width; /* of S8 parts: row 0 of the matrix' column 0 */
+    int8_t *codes = (int8_t *)p.y[part].data -
+                    part * p.width; /* of S8 parts: row 0 of the matrix' column 0 */
     int64_t ld = p.y[part].ld;
     constexpr int AHEAD = NT > 12 ? 2 : NT / 4; /* reads of the residual that are under way together */
     uint4 old[AHEAD][2];

@@ -1,9 +1,9 @@
 /* Products with many more outputs than inputs (qkv, fc1), on Hopper: y = codes(act(w codes + bias)).
  *
  * One block stays on each multiprocessor and goes through its share of the output's tiles, columns first, so the 192
- * rows of x at hand lie in shared memory until all of their columns are made, while the weight streams past. Three
- * warpgroups own 64 rows each and wait for one another only through the ring of the weight's tiles: while one rounds
- * and stores, the tensor cores work for the others. One thread more asks for the tiles.
+ * rows of x at hand lie in shared memory until all of their columns are made, while the weight streams past. Six
+ * warpgroups own 64 rows and half of a tile's columns each, and wait for one another only through the ring of the
+ * weight's tiles: while one rounds and stores, the tensor cores work for the others. One thread more asks for the tiles.
  *
  * Floor of fc1 of 384 channels at 64 images of 224 pixels (Swin-T): 14.8 GOP, 10 us at 1.5 POP/s; GELU and codes, 19
  * instructions for each of 19 M values, 12 us; from L2 70 MB, 12 us. */
@@ -19,11 +19,11 @@
 namespace
 {
 
-constexpr int BANDS = 3, WG = 2 * BANDS, BM = 64 * BANDS, KB = 128, CONSUMERS = 128 * WG,
+constexpr int BANDS = 3, WG = 2 * BANDS, BM = 64 * BANDS, BN = 128, KB = 128, CONSUMERS = 128 * WG,
               THREADS = CONSUMERS + 128, MOST_STAGES = 8;
 
 /* Shared memory: PANELS of 128 codes of k of the rows, the ring, factors and biases of all columns. */
-template <int PANELS, int BN> struct wide_shape {
+template <int PANELS> struct wide_shape {
     static constexpr int PANEL = BM * KB, ROWS = PANELS * PANEL, TILE = BN * KB, MOST = 225 << 10;
     static constexpr int stages(int n)
     {
@@ -50,11 +50,11 @@ struct place {
 };
 
 /* One thread: rows where they change, and the weight's tiles, in the order in which they are used. */
-template <int PANELS, int BN>
+template <int PANELS>
 __device__ __forceinline__ void feed(const wide_memory &s, const CUtensorMap *x, const CUtensorMap *w,
                                      int first, int last, int pieces)
 {
-    using S = wide_shape<PANELS, BN>;
+    using S = wide_shape<PANELS>;
     place at = { 0, 1 }; /* a new barrier counts as one whose phase before has ended */
     unsigned rows_parity = 1;
     int asked = 0; /* of the weight, before the kernel before has ended */
@@ -88,11 +88,11 @@ __device__ __forceinline__ void feed(const wide_memory &s, const CUtensorMap *x,
     }
 }
 
-template <int LAST, int PANELS, int BN>
+template <int LAST, int PANELS>
 __device__ __forceinline__ void consume(const swin_gemm_s8 &p, const wide_memory &s, const float *alpha,
                                         const float *bias, int first, int last, int pieces)
 {
-    using S = wide_shape<PANELS, BN>;
+    using S = wide_shape<PANELS>;
     constexpr int HALF = BN / 2;
     const int band = threadIdx.x / 128 % BANDS, col0 = threadIdx.x / 128 / BANDS * HALF;
     const bool leader = threadIdx.x % 32 == 0;
@@ -133,13 +133,13 @@ __device__ __forceinline__ void consume(const swin_gemm_s8 &p, const wide_memory
     }
 }
 
-template <int LAST, int PANELS, int BN>
+template <int LAST, int PANELS>
 __global__ void __launch_bounds__(THREADS, 1)
     wide_s8_kernel(const __grid_constant__ swin_gemm_s8 p, const __grid_constant__ CUtensorMap x,
                    const __grid_constant__ CUtensorMap w, int stages)
 {
 #if SWIN_HAVE_WGMMA
-    using S = wide_shape<PANELS, BN>;
+    using S = wide_shape<PANELS>;
     extern __shared__ __align__(1024) char smem_base[];
     __shared__ __align__(8) uint64_t barriers[2 * MOST_STAGES + 2];
     const int pieces = p.n / BN, units = (int)((p.m + BM - 1) / BM) * pieces;
@@ -166,21 +166,21 @@ __global__ void __launch_bounds__(THREADS, 1)
     if (threadIdx.x >= CONSUMERS) {
         registers_give<24>();
         chain_start();
-        if (threadIdx.x == CONSUMERS) feed<PANELS, BN>(s, &x, &w, first, last, pieces);
+        if (threadIdx.x == CONSUMERS) feed<PANELS>(s, &x, &w, first, last, pieces);
     } else {
         registers_take<80>();
         chain_wait();
-        consume<LAST, PANELS, BN>(p, s, alpha, bias, first, last, pieces);
+        consume<LAST, PANELS>(p, s, alpha, bias, first, last, pieces);
     }
 #endif
 }
 
-template <int LAST, int PANELS, int BN>
+template <int LAST, int PANELS>
 cudaError_t launch(cudaStream_t stream, const swin_gemm_s8 *p, int multiprocessors)
 {
-    using S = wide_shape<PANELS, BN>;
+    using S = wide_shape<PANELS>;
     static bool ready;
-    const void *kernel = (const void *)wide_s8_kernel<LAST, PANELS, BN>;
+    const void *kernel = (const void *)wide_s8_kernel<LAST, PANELS>;
     int stages = S::stages(p->n);
     const int64_t units = (p->m + BM - 1) / BM * (p->n / BN);
     CUtensorMap x, w;
@@ -200,15 +200,13 @@ cudaError_t launch(cudaStream_t stream, const swin_gemm_s8 *p, int multiprocesso
 
 template <int LAST> cudaError_t pick(cudaStream_t stream, const swin_gemm_s8 *p, int multiprocessors)
 {
-    const bool thirds = p->n % 192 == 0;
     switch (p->k) {
     case 384:
-        return thirds ? launch<LAST, 3, 192>(stream, p, multiprocessors) : cudaErrorNotSupported;
+        return launch<LAST, 3>(stream, p, multiprocessors);
     case 512:
-        return thirds ? launch<LAST, 4, 192>(stream, p, multiprocessors)
-                      : launch<LAST, 4, 128>(stream, p, multiprocessors);
+        return launch<LAST, 4>(stream, p, multiprocessors);
     case 768:
-        return launch<LAST, 6, 128>(stream, p, multiprocessors);
+        return launch<LAST, 6>(stream, p, multiprocessors);
     default:
         return cudaErrorNotSupported;
     }
@@ -221,8 +219,8 @@ extern "C" cudaError_t swin_wide_s8_launch(cudaStream_t stream, const swin_gemm_
     const char *way = getenv("SWIN_S8_WIDE");
     if (!way || atoi(way) == 0) return cudaErrorNotSupported;
     if (p->m == 0) return cudaSuccess;
-    if (!swin_wgmma_available() || p->n % 128 != 0 || p->zero_share || p->residual || p->ldx % 16 != 0 ||
-        (uintptr_t)p->x % 16 != 0)
+    if (!swin_wgmma_available() || p->n % 128 != 0 || p->zero_share || p->residual || p->head_scale ||
+        p->ldx % 16 != 0 || (uintptr_t)p->x % 16 != 0)
         return cudaErrorNotSupported;
     for (int i = 0; i < p->parts; i++)
         if (p->y[i].dtype != SWIN_S8 || p->y[i].ld % 8 != 0 || (uintptr_t)p->y[i].data % 8 != 0 ||

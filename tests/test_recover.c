@@ -16,133 +16,10 @@
 #include "runtime/base/h5.h"
 #include "runtime/base/log.h"
 #include "runtime/swin/outputs.h"
-#include "tests/support/tiny.h"
+#include "tests/support/recovering.h"
 #include "tests/support/trained.h"
 
-enum { IMAGES = 30, PROBES = 16, CLASSES = 5 };
-
-/* A network, pictures to learn from, other ones to judge by. */
-typedef struct fixture {
-    char *folder;
-    swin_config config;
-    swin_weights weights;
-    float *probes; /* [PROBES][3][S][S] */
-    float fp32[PROBES * CLASSES];
-    swin_dev *dev;
-} fixture;
-
-static void run_float(fixture *x, const swin_weights *w, const swin_calib_file *f, float *logits)
-{
-    swin_net *net;
-    swin_factor_tap factors = { .f = f };
-    const swin_tap tap = swin_factor_tap_of(&factors);
-    CHECK_OK(swin_net_create(&net, x->dev, &x->config, w, &(swin_net_opts){ .dtype = SWIN_F32 }));
-    CHECK_OK(swin_net_forward(net, x->probes, PROBES, logits, f ? &tap : NULL));
-    swin_net_free(net);
-}
-
-static void load_probes(fixture *x)
-{
-    const size_t n = 3 * (size_t)x->config.image_size * (size_t)x->config.image_size;
-    swin_dataset *data;
-    swin_loader *l;
-    swin_batch b;
-    char *other = swin_format("%s/probes", x->folder);
-    CHECK(mkdir(other, 0755) == 0, "%s", other);
-    CHECK_OK(swin_tiny_write_images(other, PROBES, 9));
-    CHECK_OK(swin_dataset_open(&data, other, "train"));
-    CHECK_OK(swin_loader_open(
-        &l, data,
-        &(swin_loader_opts){
-            .batch = PROBES, .workers = 1, .preprocess = { .size = x->config.image_size, .crop = true } }));
-    CHECK_OK(swin_loader_next(l, &b));
-    CHECK(b.n == PROBES, "%d probes", b.n);
-    x->probes = malloc(PROBES * n * sizeof *x->probes);
-    memcpy(x->probes, b.pixels, PROBES * n * sizeof *x->probes);
-    swin_loader_close(l);
-    swin_dataset_close(data);
-    free(other);
-}
-
-static void setup(fixture *x, swin_family family)
-{
-    *x = (fixture){ .folder = swin_scratch_make("recover"), .config = swin_tiny_config() };
-    x->config.family = family;
-    CHECK_OK(swin_dev_open(&x->dev, "cpu", &(swin_dev_opts){ .threads = 2 }));
-    CHECK_OK(swin_trained_weights(&x->weights, &x->config, 11));
-    CHECK_OK(swin_tiny_write_images(x->folder, IMAGES, 8));
-    load_probes(x);
-    run_float(x, &x->weights, NULL, x->fp32);
-    swin_log_set(SWIN_LOG_QUIET);
-}
-
-static void teardown(fixture *x)
-{
-    swin_dev_close(x->dev);
-    swin_weights_free(&x->weights);
-    free(x->probes);
-    swin_scratch_remove(x->folder);
-}
-
-static swin_calib_opts options(const fixture *x, const char *recover, swin_int8_mode mode)
-{
-    swin_calib_opts o = { .data_path = x->folder,
-                          .split = "train",
-                          .images = IMAGES,
-                          .batch = 8,
-                          .threads = 2,
-                          .mode = mode,
-                          .calibrator = swin_calibrator_find("percentile"),
-                          .calibrator_opts = { .percentile = 99.99 },
-                          .recover_name = recover };
-    CHECK_OK(swin_recover_choose(&o.recover, recover));
-    return o;
-}
-
-static void calibrate(fixture *x, swin_calib_file *f, const swin_calib_opts *o)
-{
-    swin_dev *dev;
-    swin_calib_timing t;
-    char sha[SWIN_SHA256_HEX];
-    CHECK_OK(swin_weights_sha256(&x->config, &x->weights, sha));
-    CHECK_OK(swin_dev_open(&dev, "cpu", &(swin_dev_opts){ .threads = o->threads }));
-    CHECK_OK(swin_calib_run(f, dev, &x->config, &x->weights, sha, o, &t));
-    swin_dev_close(dev);
-}
-
-/* The checkpoint's weights with the file's corrections, by way of the file. */
-static void correct(fixture *x, const swin_calib_file *f, swin_weights *w)
-{
-    char *path = swin_format("%s/corrected.h5", x->folder);
-    CHECK_OK(swin_calib_file_write(f, path));
-    CHECK_OK(swin_weights_clone(w, &x->weights, &x->config));
-    CHECK_OK(swin_corrections_apply(w, &x->config, path));
-    unlink(path);
-    free(path);
-}
-
-static double sqnr_of(fixture *x, const swin_calib_file *f)
-{
-    swin_weights w;
-    swin_sim *sim;
-    float logits[PROBES * CLASSES];
-    correct(x, f, &w);
-    CHECK_OK(swin_sim_create(&sim, x->dev, f, &w, SWIN_PER_CHANNEL));
-    CHECK_OK(swin_sim_forward(sim, x->probes, PROBES, logits, NULL));
-    swin_sim_free(sim);
-    swin_weights_free(&w);
-    return swin_sqnr_db(logits, x->fp32, SWIN_COUNT(logits));
-}
-
-static double recovered(fixture *x, const char *recover, swin_int8_mode mode)
-{
-    swin_calib_file f;
-    const swin_calib_opts o = options(x, recover, mode);
-    calibrate(x, &f, &o);
-    const double db = sqnr_of(x, &f);
-    swin_calib_file_free(&f);
-    return db;
-}
+enum { IMAGES = RECOVERING_IMAGES, PROBES = RECOVERING_PROBES, CLASSES = RECOVERING_CLASSES };
 
 /* ---- the walk in parts ------------------------------------------------------------------------------------------- */
 
@@ -150,9 +27,9 @@ static double recovered(fixture *x, const char *recover, swin_int8_mode mode)
 static void test_parts(void **state)
 {
     (void)state;
-    fixture x;
+    recovering x;
     swin_net *net;
-    setup(&x, SWIN_V1);
+    recovering_setup(&x, SWIN_V1);
     const int parts = swin_output_count(&x.config);
     float *stream = malloc((size_t)PROBES * 14 * 14 * 32 * sizeof *stream), logits[PROBES * CLASSES];
     CHECK_OK(swin_net_create(&net, x.dev, &x.config, &x.weights, &(swin_net_opts){ .dtype = SWIN_F32 }));
@@ -169,10 +46,10 @@ static void test_parts(void **state)
     CHECK_FAILS(swin_net_reload(net, 0, &x.weights), SWIN_ERR_UNSUPPORTED, "part 0");
     swin_net_free(net);
     free(stream);
-    teardown(&x);
+    recovering_teardown(&x);
 }
 
-static bool is_position_bias(const fixture *x, const float *p)
+static bool is_position_bias(const recovering *x, const float *p)
 {
     for (int s = 0; s < x->config.num_stages; s++)
         for (int b = 0; b < x->config.depths[s]; b++) {
@@ -186,11 +63,11 @@ static bool is_position_bias(const fixture *x, const float *p)
 static void test_reload(void **state)
 {
     (void)state;
-    fixture x;
+    recovering x;
     swin_net *net;
     swin_weights other;
     float want[PROBES * CLASSES], logits[PROBES * CLASSES];
-    setup(&x, SWIN_V1);
+    recovering_setup(&x, SWIN_V1);
     CHECK_OK(swin_trained_weights(&other, &x.config, 12));
     CHECK_OK(swin_net_create(&net, x.dev, &x.config, &x.weights, &(swin_net_opts){ .dtype = SWIN_F32 }));
     for (int part = 1; part + 1 < swin_output_count(&x.config); part++) {
@@ -200,41 +77,41 @@ static void test_reload(void **state)
             if (is_position_bias(&x, x.weights.block + at + i)) continue;
             x.weights.block[at + i] = other.block[at + i];
         }
-        run_float(&x, &x.weights, NULL, want);
+        recovering_float(&x, &x.weights, NULL, want);
         CHECK_OK(swin_net_reload(net, part, &x.weights));
         CHECK_OK(swin_net_forward(net, x.probes, PROBES, logits, NULL));
         CHECK(memcmp(logits, want, sizeof logits) == 0, "part %d: other logits", part);
     }
     swin_net_free(net);
     swin_weights_free(&other);
-    teardown(&x);
+    recovering_teardown(&x);
 }
 
 /* ---- equalization is exact ------------------------------------------------------------------------------------------ */
 
 static void check_exact(swin_family family, swin_int8_mode mode)
 {
-    fixture x;
+    recovering x;
     swin_calib_file f;
     swin_weights w;
     float logits[PROBES * CLASSES];
-    setup(&x, family);
-    const swin_calib_opts o = options(&x, "equalize", mode);
-    calibrate(&x, &f, &o);
-    correct(&x, &f, &w);
-    run_float(&x, &w, &f, logits);
+    recovering_setup(&x, family);
+    const swin_calib_opts o = recovering_options(&x, "center,equalize", mode);
+    recovering_calibrate(&x, &f, &o);
+    recovering_correct(&x, &f, &w);
+    recovering_float(&x, &w, &f, logits);
     double worst = 0, top = 0;
     for (size_t i = 0; i < SWIN_COUNT(logits); i++) {
         worst = fmax(worst, fabs((double)logits[i] - (double)x.fp32[i]));
         top = fmax(top, fabs((double)x.fp32[i]));
     }
     print_message("V%d mode %d: logits differ by %.1e of the largest; %s\n", family == SWIN_V2 ? 2 : 1, mode,
-                  worst / top, f.corrections.steps[0].changed);
+                  worst / top, f.corrections.steps[1].changed);
     CHECK(worst <= 1e-5 * top, "V%d mode %d: %.2e", family == SWIN_V2 ? 2 : 1, mode, worst / top);
     CHECK(f.corrections.nweights > 0, "nothing changed");
     swin_weights_free(&w);
     swin_calib_file_free(&f);
-    teardown(&x);
+    recovering_teardown(&x);
 }
 
 static void test_exact(void **state)
@@ -257,7 +134,7 @@ static void scale_channel(float *gamma, float *beta, float *w, int rows, int col
 
 /* Channels that need 16 to 32 times the others' range, and weights that undo it: the same network in float. Powers of two,
  * so to the last bit. */
-static void make_outliers(fixture *x)
+static void make_outliers(recovering *x)
 {
     for (int s = 0; s < 2; s++)
         for (int b = 0; b < x->config.depths[s]; b++) {
@@ -272,7 +149,7 @@ static void make_outliers(fixture *x)
             }
         }
     float again[PROBES * CLASSES];
-    run_float(x, &x->weights, NULL, again);
+    recovering_float(x, &x->weights, NULL, again);
     CHECK(memcmp(again, x->fp32, sizeof again) == 0, "the outliers changed the float network");
 }
 
@@ -281,33 +158,35 @@ static void test_outliers(void **state)
     (void)state;
     static const swin_int8_mode modes[] = { SWIN_INT8_MODE_1, SWIN_INT8_MODE_3 };
     for (size_t i = 0; i < SWIN_COUNT(modes); i++) {
-        fixture x;
-        setup(&x, SWIN_V1);
-        const double plain = recovered(&x, "none", modes[i]), fast = recovered(&x, "fast", modes[i]);
+        recovering x;
+        recovering_setup(&x, SWIN_V1);
+        const double plain = recovering_result(&x, "none", modes[i]),
+                     fast = recovering_result(&x, "fast", modes[i]);
         make_outliers(&x);
-        const double hard = recovered(&x, "none", modes[i]), again = recovered(&x, "fast", modes[i]);
+        const double hard = recovering_result(&x, "none", modes[i]),
+                     again = recovering_result(&x, "fast", modes[i]);
         print_message("mode %d: %.2f dB, fast %.2f dB; with outlier channels %.2f dB, fast %.2f dB\n",
                       modes[i], plain, fast, hard, again);
         CHECK(hard < plain - 6, "the outliers do no harm: %.2f and %.2f dB", plain, hard);
         CHECK(again > fast - 1, "fast does not undo them: %.2f and %.2f dB", fast, again);
         CHECK(fast > plain - 0.5, "fast loses: %.2f and %.2f dB", plain, fast);
-        teardown(&x);
+        recovering_teardown(&x);
     }
 }
 
 /* Codes alone: the weights are quantized and nothing else. */
-static double weights_alone(fixture *x, const char *recover)
+static double weights_alone(recovering *x, const char *recover)
 {
     swin_calib_file f;
-    const swin_calib_opts o = options(x, recover, SWIN_INT8_MODE_3);
-    calibrate(x, &f, &o);
+    const swin_calib_opts o = recovering_options(x, recover, SWIN_INT8_MODE_3);
+    recovering_calibrate(x, &f, &o);
     for (int i = 0; i < f.nsites; i++)
         if (swin_site_role_of(f.sites[i].site) != SWIN_ROLE_WEIGHT) f.sites[i].enabled = false;
     for (int i = 0; i < f.nweights; i++) { /* all rounded weights lie on their channel's grid */
         swin_linear_weight l;
         swin_weights w;
         if (strcmp(recover, "round") != 0) break;
-        correct(x, &f, &w);
+        recovering_correct(x, &f, &w);
         CHECK_OK(swin_linear_weight_of(&l, &x->config, &w, f.weights[i].site));
         for (int k = 0; k < l.out * l.in; k++) {
             const double code = (double)l.data[k] * 127 / (double)f.weights[i].amax_channel[k / l.in];
@@ -315,7 +194,7 @@ static double weights_alone(fixture *x, const char *recover)
         }
         swin_weights_free(&w);
     }
-    const double db = sqnr_of(x, &f);
+    const double db = recovering_sqnr(x, &f);
     swin_calib_file_free(&f);
     return db;
 }
@@ -323,12 +202,12 @@ static double weights_alone(fixture *x, const char *recover)
 static void test_round(void **state)
 {
     (void)state;
-    fixture x;
-    setup(&x, SWIN_V1);
+    recovering x;
+    recovering_setup(&x, SWIN_V1);
     const double plain = weights_alone(&x, "none"), rounded = weights_alone(&x, "round");
     print_message("weights alone: %.2f dB, rounded with the inputs in view %.2f dB\n", plain, rounded);
     CHECK(rounded > plain + 1, "%.2f and %.2f dB", plain, rounded);
-    teardown(&x);
+    recovering_teardown(&x);
 }
 
 /* ---- engines and files ------------------------------------------------------------------------------------------------ */
@@ -338,19 +217,19 @@ static void test_engines(void **state)
 {
     (void)state;
     static const char *const backends[] = { "ref", "cpu" };
-    fixture x;
+    recovering x;
     swin_calib_file f;
     swin_weights w;
-    setup(&x, SWIN_V1);
-    const swin_calib_opts o = options(&x, "fast", SWIN_INT8_MODE_3);
-    calibrate(&x, &f, &o);
-    correct(&x, &f, &w);
+    recovering_setup(&x, SWIN_V1);
+    const swin_calib_opts o = recovering_options(&x, "fast", SWIN_INT8_MODE_3);
+    recovering_calibrate(&x, &f, &o);
+    recovering_correct(&x, &f, &w);
     for (int relaxed = 0; relaxed < 2; relaxed++) {
         if (relaxed) { /* a layer that stays float reads what nobody divided */
             const swin_site site = swin_site_find(&x.config, "layers.0.blocks.1.mlp.fc2._input");
             f.sites[swin_site_index(&x.config, site)].enabled = false;
         }
-        const double sim = sqnr_of(&x, &f);
+        const double sim = recovering_sqnr(&x, &f);
         for (size_t b = 0; b < SWIN_COUNT(backends); b++) {
             swin_dev *dev;
             swin_net *net;
@@ -372,7 +251,7 @@ static void test_engines(void **state)
     }
     swin_weights_free(&w);
     swin_calib_file_free(&f);
-    teardown(&x);
+    recovering_teardown(&x);
 }
 
 /* One file for every way of running, whatever the methods. */
@@ -382,17 +261,17 @@ static void test_one_file(void **state)
     static const struct {
         int batch, threads;
     } ways[] = { { 8, 2 }, { 1, 1 }, { 7, 3 } };
-    fixture x;
+    recovering x;
     unsigned char *first = NULL, *bytes;
     size_t size = 0, n;
-    setup(&x, SWIN_V1);
+    recovering_setup(&x, SWIN_V1);
     char *path = swin_format("%s/f.h5", x.folder);
     for (size_t i = 0; i < SWIN_COUNT(ways); i++) {
         swin_calib_file f;
-        swin_calib_opts o = options(&x, "best", SWIN_INT8_MODE_3);
+        swin_calib_opts o = recovering_options(&x, "best", SWIN_INT8_MODE_3);
         o.batch = ways[i].batch;
         o.threads = ways[i].threads;
-        calibrate(&x, &f, &o);
+        recovering_calibrate(&x, &f, &o);
         CHECK_OK(swin_calib_file_write(&f, path));
         swin_calib_file_free(&f);
         CHECK_OK(swin_read_file(path, &bytes, &n));
@@ -408,18 +287,18 @@ static void test_one_file(void **state)
     free(first);
     unlink(path);
     free(path);
-    teardown(&x);
+    recovering_teardown(&x);
 }
 
 static void test_file(void **state)
 {
     (void)state;
-    fixture x;
+    recovering x;
     swin_calib_file f, back;
-    setup(&x, SWIN_V1);
-    const swin_calib_opts o = options(&x, "fast", SWIN_INT8_MODE_3);
+    recovering_setup(&x, SWIN_V1);
+    const swin_calib_opts o = recovering_options(&x, "fast", SWIN_INT8_MODE_3);
     char *path = swin_format("%s/f.h5", x.folder);
-    calibrate(&x, &f, &o);
+    recovering_calibrate(&x, &f, &o);
     CHECK_OK(swin_calib_file_write(&f, path));
     CHECK_OK(swin_calib_file_read(&back, path, false));
     CHECK(back.corrections.nsteps == 3, "%d steps", back.corrections.nsteps);
@@ -451,23 +330,23 @@ static void test_file(void **state)
     swin_calib_file_free(&f);
     unlink(path);
     free(path);
-    teardown(&x);
+    recovering_teardown(&x);
 }
 
 /* Site by site: every enabled site once; what is alone is better than all together; shares are parts of a whole. */
 static void test_sites(void **state)
 {
     (void)state;
-    fixture x;
+    recovering x;
     swin_calib_file f;
     swin_eval_site *list;
     int count, enabled = 0;
-    setup(&x, SWIN_V1);
-    const swin_calib_opts o = options(&x, "none", SWIN_INT8_MODE_3);
-    calibrate(&x, &f, &o);
+    recovering_setup(&x, SWIN_V1);
+    const swin_calib_opts o = recovering_options(&x, "none", SWIN_INT8_MODE_3);
+    recovering_calibrate(&x, &f, &o);
     for (int i = 0; i < f.nsites; i++) enabled += f.sites[i].enabled;
     CHECK_OK(swin_site_errors(&list, &count, x.dev, &f, &x.weights, SWIN_PER_CHANNEL, x.probes, PROBES));
-    const double all = sqnr_of(&x, &f);
+    const double all = recovering_sqnr(&x, &f);
     double share = 0, noise = 0;
     CHECK(count == enabled, "%d sites of %d", count, enabled);
     for (int i = 0; i < count; i++) {
@@ -485,7 +364,7 @@ static void test_sites(void **state)
     CHECK(fabs(-10 * log10(noise) - all) < 3, "the sum is far from the whole");
     free(list);
     swin_calib_file_free(&f);
-    teardown(&x);
+    recovering_teardown(&x);
 }
 
 static void test_choose(void **state)

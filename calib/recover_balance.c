@@ -104,7 +104,8 @@ static swin_status room_make(room *o, recover_view *v)
                                  v->proj.hi);
 }
 
-/* Smallest error over the clippings of values at a site, columns divided by c. */
+/* Smallest error over the clippings of values at a site, columns divided by c. An error that all queries share moves scores
+ * by what differs from key to key, so queries' mean errors count; what all keys share, no softmax sees. */
 static swin_status best_clip(double *best, const room *o, swin_site_kind kind, const float *y,
                              const float *lo, const float *hi, const float *top, const float *c,
                              const double *weight)
@@ -115,7 +116,8 @@ static swin_status best_clip(double *best, const room *o, swin_site_kind kind, c
         swin_quant q;
         SWIN_TRY(recover_quantizer(&q, v->r, swin_site_make(v->stage, v->block, kind), lo, hi, top, c, o->n,
                                    recover_clips[t]));
-        *best = fmin(*best, recover_column_error(y, v->qkv.rows, o->n, 3 * o->n, c, weight, &q));
+        *best = fmin(*best, recover_column_error(y, v->qkv.rows, o->n, 3 * o->n, c, weight, &q,
+                                                 kind != SWIN_SITE_MATMUL_Q));
     }
     return SWIN_OK;
 }

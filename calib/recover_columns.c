@@ -9,9 +9,9 @@ enum { STRIP = 64, LINE = 16 }; /* columns at once; of a large matrix in memory:
 
 /* ---- errors ------------------------------------------------------------------------------------------------------ */
 
-/* Error variance of columns [at, at + n) into out. */
+/* Mean squared error of n columns into out; centered: without the square of its mean. */
 static void strip_error(double *out, const float *x, int rows, int ld, int n, const float *inverse_c,
-                        const recover_step *step)
+                        const recover_step *step, bool centered)
 {
     float sum[STRIP] = { 0 }, square[STRIP] = { 0 };
     const recover_step s = *step;
@@ -22,13 +22,13 @@ static void strip_error(double *out, const float *x, int rows, int ld, int n, co
             square[k] += e * e;
         }
     for (int k = 0; k < n; k++) {
-        const double mean = (double)sum[k] / rows;
+        const double mean = centered ? (double)sum[k] / rows : 0;
         out[k] = fmax(0.0, (double)square[k] / rows - mean * mean);
     }
 }
 
 double recover_column_error(const float *x, int rows, int k, int ld, const float *c, const double *weight,
-                            const swin_quant *q)
+                            const swin_quant *q, bool centered)
 {
     const recover_step s = recover_step_of(q);
     double total = 0;
@@ -37,7 +37,7 @@ double recover_column_error(const float *x, int rows, int k, int ld, const float
         float inverse[STRIP];
         double variance[STRIP];
         for (int i = 0; i < n; i++) inverse[i] = c ? 1.0f / c[at + i] : 1.0f;
-        strip_error(variance, x + at, rows, ld, n, inverse, &s);
+        strip_error(variance, x + at, rows, ld, n, inverse, &s, centered);
         for (int i = 0; i < n; i++) total += variance[i] * weight[at + i];
     }
     return total;
@@ -52,7 +52,7 @@ double recover_input_estimate(const recover_gemm *g, const float *c, const swin_
         float inverse[STRIP];
         double variance[STRIP];
         for (int i = 0; i < n; i++) inverse[i] = c ? 1.0f / c[at + i] : 1.0f;
-        strip_error(variance, g->x + at, g->rows, g->k, n, inverse, &s);
+        strip_error(variance, g->x + at, g->rows, g->k, n, inverse, &s, true);
         for (int i = 0; i < n; i++) {
             const double m = c ? c[at + i] : 1.0;
             total += variance[i] * m * m * (double)g->energy[at + i];

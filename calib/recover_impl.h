@@ -132,9 +132,10 @@ double recover_weight_estimate(const recover_gemm *g, const float *c);
 /* Error of one row's weights k, each multiplied by c, quantized to its largest, and divided by c again. */
 void recover_row_error(float *e, const float *w, const float *c, int k);
 
-/* Sum over columns of weight[k] * variance of the quantization error of x [rows][ld], columns divided by c (NULL: 1). */
+/* Sum over columns of weight[k] * mean squared quantization error of x [rows][ld], columns divided by c (NULL: 1). centered:
+ * without the square of the error's mean, which does not count where a bias mends it or softmax does not see it. */
 double recover_column_error(const float *x, int rows, int k, int ld, const float *c, const double *weight,
-                            const swin_quant *q);
+                            const swin_quant *q, bool centered);
 
 /* The range that suits each column of samples by itself, at most the largest magnitude of [lo, hi]. */
 swin_status recover_column_ranges(swin_recover *r, float *top, const float *x, int rows, int cols, int ld,

@@ -27,10 +27,13 @@ static double percent(uint64_t part, uint64_t all)
     return all ? 100.0 * (double)part / (double)all : 0;
 }
 
+/* What relaxing it alone gains is measured by --int8-mode auto only. */
 static void print_unit(FILE *out, int width, const swin_relax_unit *u)
 {
-    fprintf(out, "%-*s  %8.2f  %7.2f%%  %+8.3f  %10.3f  %10.1f  %s\n", width, u->name, u->alone_db, u->share,
-            u->gain_db, (double)u->bytes / 1e6, (double)u->ops / 1e6, u->relaxed ? "float" : "int8");
+    char gain[24] = "-";
+    if (!isnan(u->gain_db)) snprintf(gain, sizeof gain, "%+.3f", u->gain_db);
+    fprintf(out, "%-*s  %8.2f  %7.2f%%  %8s  %10.3f  %10.1f  %s\n", width, u->name, u->alone_db, u->share,
+            gain, (double)u->bytes / 1e6, (double)u->ops / 1e6, u->relaxed ? "float" : "int8");
 }
 
 /* Every unit, then what was relaxed and what that costs an engine. */

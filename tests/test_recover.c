@@ -153,23 +153,30 @@ static void make_outliers(recovering *x)
     CHECK(memcmp(again, x->fp32, sizeof again) == 0, "the outliers changed the float network");
 }
 
+/* Rounding weights moves the results of so small a network by 2 dB either way, whatever the outliers; with `round`, which
+ * takes most of that away, what outliers leave can be seen. */
 static void test_outliers(void **state)
 {
     (void)state;
     static const swin_int8_mode modes[] = { SWIN_INT8_MODE_1, SWIN_INT8_MODE_3 };
+    static const char without[] = "center,equalize,ranges,round,bias";
     for (size_t i = 0; i < SWIN_COUNT(modes); i++) {
         recovering x;
         recovering_setup(&x, SWIN_V1);
         const double plain = recovering_result(&x, "none", modes[i]),
-                     fast = recovering_result(&x, "fast", modes[i]);
+                     fast = recovering_result(&x, "fast", modes[i]),
+                     rounded = recovering_result(&x, without, modes[i]);
         make_outliers(&x);
         const double hard = recovering_result(&x, "none", modes[i]),
-                     again = recovering_result(&x, "fast", modes[i]);
-        print_message("mode %d: %.2f dB, fast %.2f dB; with outlier channels %.2f dB, fast %.2f dB\n",
-                      modes[i], plain, fast, hard, again);
+                     mended = recovering_result(&x, "fast", modes[i]),
+                     again = recovering_result(&x, without, modes[i]);
+        print_message("mode %d: %.2f dB, fast %.2f dB, rounded %.2f dB; with outlier channels %.2f, %.2f, "
+                      "%.2f dB\n",
+                      modes[i], plain, fast, rounded, hard, mended, again);
         CHECK(hard < plain - 6, "the outliers do no harm: %.2f and %.2f dB", plain, hard);
-        CHECK(again > fast - 1, "fast does not undo them: %.2f and %.2f dB", fast, again);
         CHECK(fast > plain - 0.5, "fast loses: %.2f and %.2f dB", plain, fast);
+        CHECK(mended > plain - 0.5, "fast does not undo them: %.2f and %.2f dB", plain, mended);
+        CHECK(again > rounded - 1, "equalization does not undo them: %.2f and %.2f dB", rounded, again);
         recovering_teardown(&x);
     }
 }
@@ -301,8 +308,8 @@ static void test_file(void **state)
     recovering_calibrate(&x, &f, &o);
     CHECK_OK(swin_calib_file_write(&f, path));
     CHECK_OK(swin_calib_file_read(&back, path, false));
-    CHECK(back.corrections.nsteps == 3, "%d steps", back.corrections.nsteps);
-    static const char *const names[] = { "equalize", "ranges", "bias" };
+    CHECK(back.corrections.nsteps == 4, "%d steps", back.corrections.nsteps);
+    static const char *const names[] = { "center", "equalize", "ranges", "bias" };
     for (int i = 0; i < back.corrections.nsteps; i++) {
         const swin_recover_step *a = &f.corrections.steps[i], *b = &back.corrections.steps[i];
         CHECK(strcmp(b->method, names[i]) == 0, "step %d is %s", i, b->method);

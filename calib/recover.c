@@ -70,15 +70,6 @@ bool swin_recover_has(const swin_recover *r, swin_recover_when when)
     return false;
 }
 
-double recover_rounding_share(const swin_recover *r)
-{
-    static const double left =
-        0.2; /* on inputs that it has not seen; 7 dB is what it gains on a trained Swin-T */
-    for (int i = 0; methods[i]; i++)
-        if ((r->o.methods >> i & 1) && methods[i] == &swin_recover_round) return left;
-    return 1;
-}
-
 /* ---- images ------------------------------------------------------------------------------------------------------ */
 
 enum { HELD_BACK = 5, TOGETHER = 8 }; /* every fifth image is a judge */

@@ -232,7 +232,7 @@ static swin_status proj_error(double *error, const room *o, const float *c)
                                    recover_clips[t]));
         *error = fmin(*error, recover_input_estimate(o->proj, c, &q));
     }
-    *error += recover_rounding_share(o->v->r) * recover_weight_estimate(o->proj, c);
+    *error += recover_weight_estimate(o->proj, c);
     return SWIN_OK;
 }
 

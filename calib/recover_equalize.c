@@ -81,7 +81,7 @@ static swin_status estimate(void *user, size_t i, int worker)
     const recover_gemm *g = s->g;
     candidate *a = &s->all[i];
     if (a->c) recover_factors(a->c, s->top, g->w_amax, g->k, (double)i / (STRENGTHS - 1));
-    const double weights = recover_rounding_share(g->r) * recover_weight_estimate(g, a->c);
+    const double weights = recover_weight_estimate(g, a->c);
     a->error = INFINITY;
     for (int t = 0; t < RECOVER_CLIPS; t++) {
         swin_quant q;
@@ -114,7 +114,7 @@ static swin_status measure(search *s)
         double input, weight;
         SWIN_TRY(recover_input_error(s->g, s->all[i].c, &s->all[i].q, &input));
         SWIN_TRY(recover_weight_error(s->g, s->all[i].c, &weight));
-        s->all[i].error = input + recover_rounding_share(s->g->r) * weight;
+        s->all[i].error = input + weight;
     }
     qsort(s->all, MEASURED + 1, sizeof *s->all, by_error);
     return SWIN_OK;

@@ -34,9 +34,6 @@ struct swin_recover {
     bool measured;
 };
 
-/* What is left of the squared error of plainly rounded weights by the time that all methods have run: 1, or less when one of
- * them rounds with the inputs in view. */
-double recover_rounding_share(const swin_recover *r);
 /* SQNR of the judges' logits, with f's scales and w, and the percentage with fp32's top-1. */
 swin_status recover_judge(swin_recover *r, double *db, double *agreement);
 

@@ -840,6 +840,7 @@ static void test_observing(void **state)
     for (size_t t = 0; t < SWIN_COUNT(types); t++)
         for (int shape = 0; shape < 5; shape++) {
             static const int64_t cols[] = { 288, 384, 9216, 33, 24 };
+            if (brief && shape < 3) continue;
             swin_observer *o[2 * SEEN], *p[2 * SEEN];
             make_observers(o), make_observers(p);
             for (size_t i = 0; i < SWIN_COUNT(sds); i++) {

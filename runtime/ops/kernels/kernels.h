@@ -129,6 +129,7 @@ typedef struct swin_observer_state {
     unsigned long long count, nonfinite;
     unsigned int min, max; /* floats as integers that compare alike; min > max: nothing finite yet */
     float width;           /* 0: nothing finite yet */
+    unsigned int zero;     /* no gap: all of this is copied to the host */
     unsigned long long hist[SWIN_HIST_BINS];
 } swin_observer_state;
 

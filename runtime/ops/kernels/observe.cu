@@ -90,7 +90,7 @@ __global__ void reset_kernel(swin_observer_state *o)
     for (int i = threadIdx.x; i < OBSERVE_BINS; i += blockDim.x) o->hist[i] = 0;
     if (threadIdx.x == 0) {
         o->count = o->nonfinite = 0;
-        o->min = 0xffffffffu, o->max = 0, o->width = 0;
+        o->min = 0xffffffffu, o->max = 0, o->width = 0, o->zero = 0;
     }
 }
 

@@ -840,10 +840,11 @@ static void test_observing(void **state)
     for (size_t t = 0; t < SWIN_COUNT(types); t++)
         for (int shape = 0; shape < 5; shape++) {
             static const int64_t cols[] = { 288, 384, 9216, 33, 24 };
-            if (brief && shape < 3) continue;
+            if (brief && (shape < 3 || t > 0)) continue;
             swin_observer *o[2 * SEEN], *p[2 * SEEN];
             make_observers(o), make_observers(p);
             for (size_t i = 0; i < SWIN_COUNT(sds); i++) {
+                if (brief && i % 3) continue;
                 char what[96];
                 snprintf(what, sizeof what, "%s, %lld columns, tensor %zu", swin_dtype_name(types[t]),
                          (long long)cols[shape], i);

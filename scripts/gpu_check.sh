@@ -5,8 +5,8 @@
 #   scripts/bundle.sh; then, on the machine, with the bundle copied there: bundle/gpu_check.sh [OUT_FOLDER]
 #
 # SWIN_TEST_DATA     the shared test data; without it what needs it is skipped, visibly
-# SWIN_CHECK_SKIP    words out of: correctness; sanitizer exports families (all with correctness); data int8 speed
-#                    peers variants
+# SWIN_CHECK_SKIP    words out of: correctness; sanitizer exports families (all with correctness); data int8 recover
+#                    speed peers variants
 # PYTHON, PEERS      a Python with torch and timm (python3), and which peers (compile,tf32)
 # The exit status says whether all was correct; a missed speed is a line of the table. Logs: OUT_FOLDER.
 set -uo pipefail
@@ -34,13 +34,14 @@ machine() {
 }
 
 # shellcheck disable=SC1090
-for part in correctness data speed; do source "$parts/$part.sh" || exit 1; done
+for part in correctness data recover speed; do source "$parts/$part.sh" || exit 1; done
 
 rm -f "$out"/rows.*
 wanted correctness && correctness
 {
     wanted data && data
     wanted int8 && int8
+    wanted recover && recover
     wanted speed && speed
     wanted peers && peers
     wanted speed && versus

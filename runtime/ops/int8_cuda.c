@@ -281,14 +281,9 @@ swin_status swin_linear_s8_residual_cuda(swin_dev *dev, swin_tensor *residual, c
 swin_status swin_attention_s8_run(swin_cuda *d, const swin_attention_s8_args *p)
 {
     cudaError_t e = cudaErrorNotSupported;
-    const char *how = getenv("SWIN_S8_ATTENTION"); /* experiment */
-    const int tiles = how ? atoi(how) : 31;
-    const bool tiled = (p->g.window == 8 && p->a.head_size == 32 ? tiles & 1
-                        : p->g.window == 12                      ? tiles & 2
-                                                                 : tiles & 4);
-    if (d->major >= 8 && tiled) e = swin_attention_s8_tiles_launch(d->stream, p, d->multiprocessors);
+    if (d->major >= 8) e = swin_attention_s8_mma_launch(d->stream, p, d->multiprocessors);
     if (d->major >= 8 && e == cudaErrorNotSupported)
-        e = swin_attention_s8_mma_launch(d->stream, p, d->multiprocessors);
+        e = swin_attention_s8_tiles_launch(d->stream, p, d->multiprocessors);
     if (e == cudaErrorNotSupported) e = swin_attention_s8_any_launch(d->stream, p);
     return swin_cuda_status(e, "attention_s8");
 }

@@ -286,7 +286,8 @@ struct swin_ops {
      * between them: a half-precision stream would move codes there, each by a step of that rounding. */
     swin_status (*blocks_s8)(swin_dev *dev, swin_tensor *x, const swin_block_s8 *blocks, int count,
                              const swin_windows *g);
-    /* Swin V2's halves, in the same way. raw: how queries and keys become codes before normalise_heads (dtype F32: they do
+    /* Swin V2's halves: as the operators, but a product that is rounded before its bias is not rounded to x's type after it,
+     * nor LayerNorm's output before it is added, nor the sum before it becomes codes->next. raw: how queries and keys become codes before normalise_heads (dtype F32: they do
      * not); parts: after it, and v. */
     swin_status (*attention_half_v2_s8)(swin_dev *dev, swin_tensor *x, const swin_stream_s8 *codes,
                                         const swin_norm *n, const swin_layer_s8 *qkv, const swin_tensor raw[2],

@@ -250,9 +250,7 @@ swin_status swin_attention_run_cuda(swin_dev *dev, const swin_attention_args *ar
 {
     swin_cuda *d = swin_cuda_of(dev);
     cudaError_t e = cudaErrorNotSupported;
-    const char *how = getenv("SWIN_F16_ATTENTION"); /* experiment */
-    const bool tiled = how ? atoi(how) : true;
-    if (d->major >= 8 && part == SWIN_ATTENTION_ALL && tiled)
+    if (d->major >= 8 && part == SWIN_ATTENTION_ALL)
         e = swin_attention_tiles_launch(d->stream, args, d->multiprocessors);
     if (d->major >= 8 && e == cudaErrorNotSupported)
         e = swin_attention_mma_launch(d->stream, args, part, d->multiprocessors);

@@ -1,8 +1,6 @@
 /* Swin V2's half blocks on cuda: no LayerNorm before a product, one after it, and cosine attention.
  *
  * As in V1's, the windows stay where they are: attention alone gathers and scatters them. */
-#include <stdlib.h>
-
 #include "runtime/ops/kernels/cuda_dev.h"
 #include "runtime/ops/kernels/int8_dev.h"
 
@@ -26,20 +24,16 @@ static swin_status two_floats(swin_cuda *d, swin_tensor *a, int64_t a_cols, swin
     return SWIN_OK;
 }
 
-/* x += LN(y), codes beside it where they are wanted. */
-static swin_status norm_add(swin_cuda *d, const swin_tensor *x, const swin_tensor *y, const float *bias,
-                            const swin_norm *n, const swin_tensor *codes)
+/* x += LN(y), rounded as the operators one by one would. */
+static swin_status norm_add(swin_cuda *d, const swin_tensor *x, const swin_tensor *y, const swin_norm *n)
 {
-    const char *how = getenv("SWIN_V2_EXACT"); /* experiment */
-    return swin_cuda_status(swin_norm_add_launch(d->stream, x, y, bias, n, codes, codes && how && atoi(how)),
+    return swin_cuda_status(swin_norm_add_launch(d->stream, x, y, NULL, n, NULL, false),
                             "layernorm and residual add");
 }
 
 /* What norm_add takes. */
 static bool takes_rows(const swin_tensor *x, const swin_norm *n)
 {
-    const char *how = getenv("SWIN_V2_HALVES"); /* experiment */
-    if (how && !atoi(how)) return false;
     return n->gamma && x->cols % 8 == 0 && x->cols <= 1536 && x->ld == x->cols &&
            (uintptr_t)x->data % 16 == 0 && (uintptr_t)n->gamma % 16 == 0 && (uintptr_t)n->beta % 16 == 0;
 }
@@ -63,7 +57,7 @@ swin_status swin_attention_half_v2_cuda(swin_dev *dev, swin_tensor *x, const swi
         SWIN_ATTENTION_ALL));
     swin_tensor y = swin_matrix(wide.data, x->dtype, x->rows, c);
     SWIN_TRY(swin_linear_cuda(dev, &y, &mixed, proj, true, SWIN_ACT_NONE));
-    return norm_add(d, x, &y, NULL, n, NULL);
+    return norm_add(d, x, &y, n);
 }
 
 swin_status swin_mlp_half_v2_cuda(swin_dev *dev, swin_tensor *x, const swin_norm *n, const swin_linear *fc1,
@@ -75,7 +69,7 @@ swin_status swin_mlp_half_v2_cuda(swin_dev *dev, swin_tensor *x, const swin_norm
     SWIN_TRY(two_floats(d, &y, x->cols, &hidden, fc1->out, x));
     SWIN_TRY(swin_linear_cuda(dev, &hidden, x, fc1, true, SWIN_ACT_GELU));
     SWIN_TRY(swin_linear_cuda(dev, &y, &hidden, fc2, true, SWIN_ACT_NONE));
-    return norm_add(d, x, &y, NULL, n, NULL);
+    return norm_add(d, x, &y, n);
 }
 
 /* ---- integers ------------------------------------------------------------------------------------------------ */
@@ -107,25 +101,27 @@ static swin_status make_codes(swin_dev *dev, const swin_stream_s8 *codes, const 
     return codes->ready ? SWIN_OK : swin_quantize_cuda(dev, &now, x);
 }
 
-/* x += LN(l(in)) by way of `room`. A product that is rounded before its bias stays codes until then. */
+/* x += LN(l(in)) by way of `room`, and x as codes beside it. A product that is rounded before its bias stays codes until
+ * LayerNorm reads it, and the sum becomes codes before it is rounded to x's type: near a tie, either rounding would cost a
+ * code of the next layer's input. */
 static swin_status product_norm_add(swin_cuda *d, const swin_tensor *x, const swin_tensor *in,
                                     const swin_layer_s8 *l, const swin_norm *n, const swin_tensor *next,
                                     char *room)
 {
-    const char *how = getenv("SWIN_V2_EXACT"); /* experiment */
     swin_tensor y = swin_matrix(room, x->dtype, x->rows, x->cols);
-    if (!(l->after_scale > 0) || !how || atoi(how) < 2) {
-        SWIN_TRY(swin_linear_s8_cuda(&d->base, &y, 1, in, l->l, l->after_scale, SWIN_ACT_NONE));
-        return norm_add(d, x, &y, NULL, n, next);
+    const float *bias = NULL;
+    if (l->after_scale > 0) {
+        SWIN_TRY(swin_layer_check_cuda("linear_s8", l->l, in, l->after_scale));
+        swin_gemm_s8 p = swin_gemm_s8_of(in, l->l, 0);
+        y.dtype = SWIN_S8, y.scale = l->after_scale, y.qmin = -127, y.qmax = 127;
+        bias = p.bias, p.bias = NULL;
+        p.y[0] = swin_s8_part_of(&y);
+        SWIN_TRY(swin_gemm_s8_run(d, &p));
+    } else {
+        SWIN_TRY(swin_linear_s8_cuda(&d->base, &y, 1, in, l->l, 0, SWIN_ACT_NONE));
     }
-    y.dtype = SWIN_S8, y.scale = l->after_scale, y.zero_point = 0, y.qmin = -127, y.qmax = 127;
-    SWIN_TRY(swin_layer_check_cuda("linear_s8", l->l, in, l->after_scale));
-    swin_gemm_s8 p = swin_gemm_s8_of(in, l->l, 0);
-    const float *bias = p.bias;
-    p.bias = NULL;
-    p.y[0] = swin_s8_part_of(&y);
-    SWIN_TRY(swin_gemm_s8_run(d, &p));
-    return norm_add(d, x, &y, bias, n, next);
+    return swin_cuda_status(swin_norm_add_launch(d->stream, x, &y, bias, n, next, true),
+                            "layernorm and residual add");
 }
 
 swin_status swin_attention_half_v2_s8_cuda(swin_dev *dev, swin_tensor *x, const swin_stream_s8 *codes,

@@ -1,10 +1,10 @@
-/* Window attention on codes, on tensor cores, for windows of 64, 144, 256 or 576 tokens and heads of up to 32
- * channels.
+/* Window attention on codes, on tensor cores, for what attention_s8.cu does not take: windows of 256 and 576 tokens,
+ * and of 64 tokens with heads of 24 channels.
  *
  * A block takes some rows of queries of one head and window position, and walks a run of images. The position
  * bias and mask that all of them share lie in shared memory, in the order in which a warp's threads meet the
  * scores (16 x 8 of them: 16 bytes a thread), so that the inner loops read them without conflicts and the
- * natural layout is read once. A warp takes 16 query rows of one image. Up to 144 tokens, its scores stay in
+ * natural layout is read once. A warp takes 16 query rows of one image. Of 64 tokens the scores stay in
  * registers; above, they are made twice: once for the row's largest (and its sum, where the softmax is
  * exact), once for the codes, which so come from the final largest and sum and not from running ones.
  *
@@ -22,7 +22,7 @@ template <int WINDOW, int HEAD, int TILES, int IMAGES, int BUFFERS, int FIT> str
     static constexpr int W = WINDOW, D = HEAD, RT = TILES, G = IMAGES, BUF = BUFFERS, fit = FIT;
     static constexpr int N = W * W, n8 = N / 8, n32 = (N + 31) / 32, slices = N / 16 / RT;
     static constexpr int warps = RT * G, threads = 32 * warps, each = 32 * RT; /* threads of an image */
-    static constexpr bool once = N <= 144;
+    static constexpr bool once = N <= 64;
     static constexpr int q = 16 * RT * 32, k = N * 32, v = n32 * 32 * 32; /* bytes */
     static constexpr int image = q + k + v, bias = RT * n8 * 32 * 16;
     static constexpr int shared = bias + G * BUF * image;
@@ -272,6 +272,7 @@ template <class S, bool U8>
 __global__ void __launch_bounds__(S::threads, S::fit)
     attention_s8_tiles(const __grid_constant__ swin_attention_s8_args p, const swin_s8_rule rule, int each)
 {
+#if SWIN_HAVE_MMA
     extern __shared__ __align__(128) char base[];
     const int lane = threadIdx.x % 32, tile = threadIdx.x / 32 % S::RT, group = threadIdx.x / S::each;
     const unsigned per_image = (unsigned)swin_windows_count(p.g), slice = blockIdx.x % S::slices;
@@ -327,6 +328,7 @@ __global__ void __launch_bounds__(S::threads, S::fit)
         __syncthreads(); /* these tiles are filled next */
         if (S::BUF == 1 && image + S::G - group < last) fetch(image + S::G, 0);
     }
+#endif
 }
 
 /* Images of a block. A multiprocessor's time is that of its blocks, of which two beside each other take less than two
@@ -385,17 +387,13 @@ bool whole(const swin_tensor *t, const swin_windows &g, int64_t piece)
 
 cudaError_t pick(cudaStream_t stream, const swin_attention_s8_args *p, int sms)
 {
-    const bool narrow = p->a.head_size == 24;
+    if (p->a.head_size == 24)
+        return p->g.window == 8 ? launch<shape<8, 24, 4, 1, 2, 5>>(stream, p, sms) : cudaErrorNotSupported;
     switch (p->g.window) {
-    case 8:
-        return narrow ? launch<shape<8, 24, 4, 1, 2, 5>>(stream, p, sms)
-                      : launch<shape<8, 32, 4, 1, 2, 5>>(stream, p, sms);
-    case 12:
-        return narrow ? cudaErrorNotSupported : launch<shape<12, 32, 3, 1, 2, 4>>(stream, p, sms);
     case 16:
-        return narrow ? cudaErrorNotSupported : launch<shape<16, 32, 4, 2, 1, 2>>(stream, p, sms);
+        return launch<shape<16, 32, 4, 2, 1, 2>>(stream, p, sms);
     case 24:
-        return narrow ? cudaErrorNotSupported : launch<shape<24, 32, 4, 2, 1, 1>>(stream, p, sms);
+        return launch<shape<24, 32, 4, 2, 1, 1>>(stream, p, sms);
     default:
         return cudaErrorNotSupported;
     }

@@ -138,7 +138,7 @@ typedef struct swin_attention_s8_args {
 /* Tensor cores: windows of 49, 64 or 144 tokens with head size 32. */
 cudaError_t swin_attention_s8_mma_launch(cudaStream_t stream, const swin_attention_s8_args *p,
                                          int multiprocessors);
-/* The same for windows of 64, 144, 256 or 576 tokens with heads of 32 or 24. */
+/* The same for windows of 256 or 576 tokens with head size 32, and 64 tokens with head size 24. */
 cudaError_t swin_attention_s8_tiles_launch(cudaStream_t stream, const swin_attention_s8_args *p,
                                            int multiprocessors);
 cudaError_t swin_attention_s8_any_launch(cudaStream_t stream, const swin_attention_s8_args *p);

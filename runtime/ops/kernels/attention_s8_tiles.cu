@@ -272,7 +272,6 @@ template <class S, bool U8>
 __global__ void __launch_bounds__(S::threads, S::fit)
     attention_s8_tiles(const __grid_constant__ swin_attention_s8_args p, const swin_s8_rule rule, int each)
 {
-#if SWIN_HAVE_MMA
     extern __shared__ __align__(128) char base[];
     const int lane = threadIdx.x % 32, tile = threadIdx.x / 32 % S::RT, group = threadIdx.x / S::each;
     const unsigned per_image = (unsigned)swin_windows_count(p.g), slice = blockIdx.x % S::slices;
@@ -328,7 +327,6 @@ __global__ void __launch_bounds__(S::threads, S::fit)
         __syncthreads(); /* these tiles are filled next */
         if (S::BUF == 1 && image + S::G - group < last) fetch(image + S::G, 0);
     }
-#endif
 }
 
 /* Images of a block. A multiprocessor's time is that of its blocks, of which two beside each other take less than two

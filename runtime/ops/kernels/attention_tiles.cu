@@ -216,7 +216,6 @@ template <class E, class S>
 __global__ void __launch_bounds__(S::threads, S::fit)
     attention_tiles(const __grid_constant__ swin_attention_args p, int each)
 {
-#if SWIN_HAVE_MMA
     using T = typename E::T;
     extern __shared__ __align__(128) char base[];
     const int lane = threadIdx.x % 32, tile = threadIdx.x / 32;
@@ -254,7 +253,6 @@ __global__ void __launch_bounds__(S::threads, S::fit)
         store_rows<T, S>(q, o, sum, p, win, head, tile, (slice * S::RT + tile) * 16);
         __syncthreads(); /* the tiles are filled next */
     }
-#endif
 }
 
 /* Images of a block, as in attention_s8_tiles.cu. */

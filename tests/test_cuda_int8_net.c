@@ -35,21 +35,22 @@ static size_t pixels_of(const model *m)
     return (size_t)3 * (size_t)m->config.image_size * (size_t)m->config.image_size;
 }
 
-/* A file of the repository. SWIN_SOURCE: where these lie on a machine that only has the bundle. */
-static const char *source_file(const char *name)
+/* SWIN_SOURCE: where the repository's files lie on a machine that only has the bundle. */
+static const char *source(void)
 {
-    static char path[1024];
     const char *given = getenv("SWIN_SOURCE");
-    snprintf(path, sizeof path, "%s/%s", given ? given : SWIN_SOURCE_DIR, name);
-    return path;
+    return given && *given ? given : SWIN_SOURCE_DIR;
 }
 
 static model demo_model(int images)
 {
+    char config[1024], weights[1024];
     model m = { .count = images };
+    snprintf(config, sizeof config, "%s/configs/swin_demo_patch4_window7_112.yaml", source());
+    snprintf(weights, sizeof weights, "%s/tests/demo/swin_demo.safetensors", source());
     swin_rng r = { 201 };
-    CHECK_OK(swin_config_load(&m.config, source_file("configs/swin_demo_patch4_window7_112.yaml"), NULL));
-    CHECK_OK(swin_weights_load(&m.weights, &m.config, source_file("tests/demo/swin_demo.safetensors")));
+    CHECK_OK(swin_config_load(&m.config, config, NULL));
+    CHECK_OK(swin_weights_load(&m.weights, &m.config, weights));
     m.images = malloc((size_t)images * pixels_of(&m) * sizeof *m.images);
     CHECK(m.images != NULL, "no memory");
     swin_fill_normal(&r, m.images, (size_t)images * pixels_of(&m), 1);
@@ -59,11 +60,11 @@ static model demo_model(int images)
 /* An official network of which two blocks of each stage are left, with trained-like weights, and one image. */
 static model variant_model(const char *name)
 {
-    char file[256];
+    char path[1024];
     model m = { .count = 1 };
     swin_rng r = { 203 };
-    snprintf(file, sizeof file, "configs/%s.yaml", name);
-    CHECK_OK(swin_config_load(&m.config, source_file(file), NULL));
+    snprintf(path, sizeof path, "%s/configs/%s.yaml", source(), name);
+    CHECK_OK(swin_config_load(&m.config, path, NULL));
     for (int s = 0; s < m.config.num_stages; s++) m.config.depths[s] = 2;
     CHECK_OK(swin_trained_weights(&m.weights, &m.config, 204));
     m.images = malloc(pixels_of(&m) * sizeof *m.images);

@@ -255,7 +255,7 @@ swin_status swin_patch_embed_cuda(swin_dev *dev, swin_tensor *out, const float *
         return swin_fail(SWIN_ERR_VALUE, "patch_embed: %d images of %d pixels in patches of %d, %lld rows",
                          batch, size, p->patch, (long long)out->rows);
     if (d->major >= 8 && p->patch == 4 && p->in_chans == 3 && p->proj->dtype == out->dtype &&
-        out->cols == p->proj->out && !getenv("SWIN_EMBED_PARTS")) {
+        out->cols == p->proj->out) {
         const cuda_linear *l = p->proj->packed;
         const cudaError_t e = swin_patch_embed_launch(d->stream, out, images, size, l->w, l->bias, &p->norm,
                                                       d->multiprocessors);

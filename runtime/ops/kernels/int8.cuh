@@ -297,7 +297,7 @@ __device__ __forceinline__ void s8_finish(const swin_gemm_s8 &p, const int (&acc
     }
     constexpr bool PARTS = LAST == S8_CODES || LAST == S8_COSINE;
     int part = PARTS ? s8_part_of(p, n0 + col0) : 0;
-    const bool one_part = !PARTS || s8_part_of(p, n0 + col0 + 8 * NT - 1) == part;
+    const bool one_part = !PARTS || s8_part_of(p, min(n0 + col0 + 8 * NT, p.n) - 1) == part;
     swin_s8_rule rule = p.y[part].rule;
     int8_t *codes = (int8_t *)p.y[part].data -
                     part * p.width; /* of S8 parts: row 0 of the matrix' column 0 */

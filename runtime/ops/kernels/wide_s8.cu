@@ -7,8 +7,6 @@
  *
  * Floor of fc1 of 384 channels at 64 images of 224 pixels (Swin-T): 14.8 GOP, 10 us at 1.5 POP/s; GELU and codes, 19
  * instructions for each of 19 M values, 12 us; from L2 70 MB, 12 us. */
-#include <stdlib.h>
-
 #include "runtime/ops/kernels/box.cuh"
 #include "runtime/ops/kernels/gemm.cuh"
 #include "runtime/ops/kernels/int8.cuh"
@@ -216,8 +214,6 @@ template <int LAST> cudaError_t pick(cudaStream_t stream, const swin_gemm_s8 *p,
 
 extern "C" cudaError_t swin_wide_s8_launch(cudaStream_t stream, const swin_gemm_s8 *p, int multiprocessors)
 {
-    const char *way = getenv("SWIN_S8_WIDE");
-    if (!way || atoi(way) == 0) return cudaErrorNotSupported;
     if (p->m == 0) return cudaSuccess;
     if (!swin_wgmma_available() || p->n % 128 != 0 || p->zero_share || p->residual || p->head_scale ||
         p->ldx % 16 != 0 || (uintptr_t)p->x % 16 != 0)
@@ -228,7 +224,7 @@ extern "C" cudaError_t swin_wide_s8_launch(cudaStream_t stream, const swin_gemm_
             (p->y[i].shrink && (p->act == SWIN_ACT_NONE || (uintptr_t)p->y[i].shrink % 16 != 0)))
             return cudaErrorNotSupported;
     /* A few tiles would leave most of the chip idle. */
-    if (p->m < 16 * (int64_t)multiprocessors && atoi(way) < 2) return cudaErrorNotSupported;
+    if (p->m < 16 * (int64_t)multiprocessors) return cudaErrorNotSupported;
     if (p->act == SWIN_ACT_NONE) return pick<S8_CODES>(stream, p, multiprocessors);
     return p->parts == 1 ? pick<S8_GELU_CODES>(stream, p, multiprocessors) : cudaErrorNotSupported;
 }

@@ -1,5 +1,6 @@
-/* Swin V2's half blocks of the cuda backend against its operators one by one: float ones bit for bit, integer ones against
- * a stream in float32, with the codes that they leave for the next half. Some heads' queries and keys are nothing but zeros. */
+/* Swin V2's half blocks of the cuda backend against its operators one by one: float ones bit for bit, integer
+ * ones against a stream in float32, with the codes that they leave for the next half. Some heads' queries and
+ * keys are nothing but zeros. */
 #include "tests/support/gpu_pair.h"
 
 static swin_tensor format(float scale, int zero_point)
@@ -68,8 +69,8 @@ static pair widened(const pair *x, const char *what)
     return wide;
 }
 
-/* x and its codes, as a half left them, against old + LN(l(in)) in float32: of the product alone, and only where nothing
- * rounds it before the bias, the type matters. */
+/* x and its codes, as a half left them, against old + LN(l(in)) in float32: of the product alone, and only
+ * where nothing rounds it before the bias, the type matters. */
 static void check_sum(pair *x, pair *codes, pair *old, const swin_tensor *in, const swin_layer_s8 *l,
                       const norm *n, const swin_windows *g, const swin_tensor *next, const char *what)
 {

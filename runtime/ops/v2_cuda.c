@@ -4,7 +4,7 @@
 #include "runtime/ops/kernels/cuda_dev.h"
 #include "runtime/ops/kernels/int8_dev.h"
 
-/* ---- float --------------------------------------------------------------------------------------------------- */
+/* ---- float --------------------------------------------------------------------------------------------- */
 
 static size_t padded(size_t bytes)
 {
@@ -72,7 +72,7 @@ swin_status swin_mlp_half_v2_cuda(swin_dev *dev, swin_tensor *x, const swin_norm
     return norm_add(d, x, &y, n);
 }
 
-/* ---- integers ------------------------------------------------------------------------------------------------ */
+/* ---- integers ------------------------------------------------------------------------------------------ */
 
 /* A matrix of codes in memory at p. */
 static swin_tensor placed(const swin_tensor *how, void *p, int64_t rows, int64_t cols, int64_t ld)
@@ -101,9 +101,9 @@ static swin_status make_codes(swin_dev *dev, const swin_stream_s8 *codes, const 
     return codes->ready ? SWIN_OK : swin_quantize_cuda(dev, &now, x);
 }
 
-/* x += LN(l(in)) by way of `room`, and x as codes beside it. A product that is rounded before its bias stays codes until
- * LayerNorm reads it, and the sum becomes codes before it is rounded to x's type: near a tie, either rounding would cost a
- * code of the next layer's input. */
+/* x += LN(l(in)) by way of `room`, and x as codes beside it. A product that is rounded before its bias stays
+ * codes until LayerNorm reads it, and the sum becomes codes before it is rounded to x's type: near a tie,
+ * either rounding would cost a code of the next layer's input. */
 static swin_status product_norm_add(swin_cuda *d, const swin_tensor *x, const swin_tensor *in,
                                     const swin_layer_s8 *l, const swin_norm *n, const swin_tensor *next,
                                     char *room)

@@ -45,6 +45,7 @@ test_cuda_ops linear linear_rows tiles norms elementwise patch_embed attention h
 test_cuda_int8 norms products residuals rows factors
 test_cuda_int8_attention attention heads
 test_cuda_int8_blocks halves blocks
+test_cuda_v2 integer_halves float_halves
 END
 }
 

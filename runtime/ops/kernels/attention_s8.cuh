@@ -1,4 +1,5 @@
-/* runtime/ops/kernels/attention_s8.cuh - what the kernels of window attention on codes share. */
+/* runtime/ops/kernels/attention_s8.cuh - window attention on codes: where tokens lie, maxima and sums over a
+ * row, stores. */
 #pragma once
 
 #include "runtime/ops/kernels/int8.cuh"
@@ -6,7 +7,8 @@
 /* Scores are kept in units of log 2, so that exp is one instruction. */
 #define S8_LOG2E 1.4426950408889634f
 
-/* Where the 16-byte half `chunk` of a token of 32 codes lies: eight tokens of one half never meet in a bank. */
+/* Where the 16-byte half `chunk` of a token of 32 codes lies: eight tokens of one half never meet
+ * in a bank. */
 __device__ __forceinline__ unsigned s8_half_at(int row, int chunk)
 {
     return (unsigned)(row * 32 + ((chunk ^ (row >> 2)) & 1) * 16);

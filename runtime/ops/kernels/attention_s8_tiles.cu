@@ -1,5 +1,5 @@
-/* Window attention on codes, on tensor cores, for what attention_s8.cu does not take: windows of 256 and 576 tokens,
- * and of 64 tokens with heads of 24 channels.
+/* Window attention on codes, on tensor cores, for what attention_s8.cu does not take: windows of 256 and 576
+ * tokens, and of 64 tokens with heads of 24 channels.
  *
  * A block takes some rows of queries of one head and window position, and walks a run of images. The position
  * bias and mask that all of them share lie in shared memory, in the order in which a warp's threads meet the
@@ -9,8 +9,8 @@
  * exact), once for the codes, which so come from the final largest and sum and not from running ones.
  *
  * Sums of codes come from the tensor cores too: a product with a column of ones. Tokens are summed in the
- * order in which the first product leaves them in a thread, as in attention_s8.cu. Smaller heads are padded with
- * zeros. */
+ * order in which the first product leaves them in a thread, as in attention_s8.cu. Smaller heads are padded
+ * with zeros. */
 #include "runtime/ops/kernels/attention_s8.cuh"
 
 namespace
@@ -29,8 +29,8 @@ template <int WINDOW, int HEAD, int TILES, int IMAGES, int BUFFERS, int FIT> str
     static_assert(N % 16 == 0 && N / 16 % RT == 0 && D <= 32 && D % 8 == 0, "whole tiles");
 };
 
-/* Pieces of ROWS tokens that a thread copies, and where they lie: bytes from the first token of an image (or of a
- * window in window order), the same for every image. -1: nothing there, zeros. */
+/* Pieces of ROWS tokens that a thread copies, and where they lie: bytes from the first token of an image (or
+ * of a window in window order), the same for every image. -1: nothing there, zeros. */
 template <class S, int ROWS> struct pieces {
     static constexpr int unit = S::D == 32 ? 16 : 8, row = 32 / unit,
                          count = (ROWS * row + S::each - 1) / S::each;
@@ -89,7 +89,8 @@ struct rows_of {
     float alpha;
 };
 
-/* Scores of tiles j and j + 1 (8 keys each). Sums lie on top of S8_MAGIC's bits: any sum of 32 products fits. */
+/* Scores of tiles j and j + 1 (8 keys each). Sums lie on top of S8_MAGIC's bits: any sum of 32
+ * products fits. */
 __device__ __forceinline__ void score_two(float (&s)[2][4], const rows_of &r, int j)
 {
     const int lane = threadIdx.x & 31;
@@ -329,8 +330,8 @@ __global__ void __launch_bounds__(S::threads, S::fit)
     }
 }
 
-/* Images of a block. A multiprocessor's time is that of its blocks, of which two beside each other take less than two
- * alone; filling the bias is worth three images. */
+/* Images of a block. A multiprocessor's time is that of its blocks, of which two beside each other take less
+ * than two alone; filling the bias is worth three images. */
 template <class S> int64_t share_of(int64_t images, int64_t one, int64_t multiprocessors)
 {
     int64_t best = images;

@@ -1,9 +1,9 @@
-/* Window attention on tensor cores, F16 and BF16, for windows of 64, 144, 256 or 576 tokens and heads of 24 or 32
- * channels: the float sibling of attention_s8_tiles.cu, which says how blocks share bias and mask.
+/* Window attention on tensor cores, F16 and BF16, for windows of 64, 144, 256 or 576 tokens and heads of 24
+ * or 32 channels: the float sibling of attention_s8_tiles.cu, which says how blocks share bias and mask.
  *
- * Up to 144 tokens a row's scores stay in registers; above, they are made twice: for the row's largest, then for the
- * weights. Weights are exp(score - largest), at most 1, rounded to the type; their sum is a product with ones, and
- * divides the result, so that what is summed is what was weighed. */
+ * Up to 144 tokens a row's scores stay in registers; above, they are made twice: for the row's largest, then
+ * for the weights. Weights are exp(score - largest), at most 1, rounded to the type; their sum is a product
+ * with ones, and divides the result, so that what is summed is what was weighed. */
 #include "runtime/ops/kernels/tile.cuh"
 
 namespace

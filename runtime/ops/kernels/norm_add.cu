@@ -1,8 +1,8 @@
-/* What Swin V2 does between its products, row by row: x += LayerNorm(y), with the codes that the next product reads,
- * and the lengths of heads of 32 channels.
+/* What Swin V2 does between its products, row by row: x += LayerNorm(y), with the codes that the next product
+ * reads, and the lengths of heads of 32 channels.
  *
- * Rows are held by groups of lanes as in norm.cu. Values are rounded to their type where the operators one by one would
- * leave them in memory, so that the bits are theirs. */
+ * Rows are held by groups of lanes as in norm.cu. Unless `exact`, values are rounded to their type where the
+ * operators one by one would leave them in memory, so that the bits are theirs. */
 #include "runtime/ops/kernels/int8.cuh"
 #include "runtime/ops/kernels/norm.cuh"
 
@@ -94,7 +94,8 @@ template <class T, bool CODES> cudaError_t launch_norm_add(cudaStream_t stream, 
     return chain_launch(norm_add_kernel<T, 12, CODES>, (unsigned)blocks, 256, 0, stream, p);
 }
 
-/* 32 channels of a head lie in the vectors of 32 / N neighbouring lanes. Heads below `scaled` take a factor. */
+/* 32 channels of a head lie in the vectors of 32 / N neighbouring lanes. Heads below `scaled` take
+ * a factor. */
 template <class T>
 __global__ void __launch_bounds__(256)
     heads32_kernel(const __grid_constant__ swin_tensor out, const __grid_constant__ swin_tensor x, int heads,

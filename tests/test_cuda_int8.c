@@ -1,6 +1,7 @@
-/* The integer network of the cuda backend against ref: products and what makes codes of rows, on forced inputs (sums bit
- * for bit, codes by DESIGN rule 3). Without a GPU each test is skipped, and the last line says how many. Attention, half
- * blocks and blocks, whole networks: test_cuda_int8_attention, _blocks, _net. */
+/* The integer network of the cuda backend against ref: products and what makes codes of rows, on forced
+ * inputs (sums bit for bit, codes by DESIGN rule 3). Without a GPU each test is skipped, and the last line
+ * says how many. Attention, half blocks and blocks, whole networks: test_cuda_int8_attention, _blocks,
+ * _net. */
 #include "tests/support/gpu_pair.h"
 
 static const swin_dtype types[] = { SWIN_F32, SWIN_F16, SWIN_BF16 };
@@ -187,8 +188,8 @@ static void test_residuals(void **state)
     judge("linear_s8_residual");
 }
 
-/* Factors of GELU's output: in a product's last step on tensor cores and in the plain kernel, and where a float layer's
- * output becomes codes. */
+/* Factors of GELU's output: in a product's last step on tensor cores and in the plain kernel, and where a
+ * float layer's output becomes codes. */
 static void test_factors(void **state)
 {
     (void)state;

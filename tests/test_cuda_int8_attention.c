@@ -1,4 +1,5 @@
-/* Attention of the cuda backend's integer network against ref, on forced inputs. As test_cuda_int8 otherwise. */
+/* Attention of the cuda backend's integer network against ref, on forced inputs. As test_cuda_int8
+ * otherwise. */
 #include "tests/support/gpu_pair.h"
 
 static void one_attention(swin_rng *rng, int images, int window, int heads, int d, int shift,
@@ -14,8 +15,9 @@ static void one_attention(swin_rng *rng, int images, int window, int heads, int 
              window, heads, d, shift, (int)kind, swin_dtype_name(t), (int)f);
     pair q = codes(rng, rows, c, 3 * c, 0.02f, 0, f), k = codes(rng, rows, c, 3 * c, 0.03f, 0, f),
          v = codes(rng, rows, c, c + 16, 0.025f, 0, f), out = make(t, rows, c, c + (t == SWIN_S8 ? 16 : 8));
-    /* Coarser than v: one code of the softmax at a tie moves one step at most. And no simple multiple of v's scale: with
-     * 0.02, one sum in 508 would lie half way between two codes, as no scale of a real network has it. */
+    /* Coarser than v: one code of the softmax at a tie moves one step at most. And no simple multiple of v's
+     * scale: with 0.02, one sum in 508 would lie half way between two codes, as no scale of a real network
+     * has it. */
     how(&out, 0.0303f, 0, -127);
     bias_mask b = tables(rng, heads, n, swin_windows_per_image(&g));
     const float scale = 1 / sqrtf((float)d);

@@ -1,5 +1,5 @@
-/* Half blocks, blocks and merges of the cuda backend's integer network against its operators one by one, bit for bit,
- * and blocks against ref. As test_cuda_int8 otherwise. */
+/* Half blocks, blocks and merges of the cuda backend's integer network against its operators one by one, bit
+ * for bit, and blocks against ref. As test_cuda_int8 otherwise. */
 #include "tests/support/gpu_pair.h"
 
 /* ---- fused halves
@@ -273,8 +273,8 @@ static void same_rows(const pair *x, const pair *y, const char *what)
     free(a), free(b);
 }
 
-/* What ref makes of a block, and how far that moves when x moves by float32's last bit: a rounding that falls the other way
- * costs a step, in a random block far more often than in a trained one. */
+/* What ref makes of a block, and how far that moves when x moves by float32's last bit: a rounding that
+ * falls the other way costs a step, in a random block far more often than in a trained one. */
 static double ref_of_block(float *want, swin_rng *rng, const pair *x, const swin_block_s8 *b,
                            const swin_windows *g)
 {
@@ -292,9 +292,9 @@ static double ref_of_block(float *want, swin_rng *rng, const pair *x, const swin
     return db;
 }
 
-/* Two blocks at once are two single ones, and in mode 3, where x between halves is x, their halves; an image alone gets the
- * same bits. In modes 1 and 2 the first of them is what ref makes of it, as nearly as that can be said: returned is how many
- * dB are missing to 50, or to 6 under what ref itself shows. */
+/* Two blocks at once are two single ones, and in mode 3, where x between halves is x, their halves; an image
+ * alone gets the same bits. In modes 1 and 2 the first of them is what ref makes of it, as nearly as that
+ * can be said: returned is how many dB are missing to 50, or to 6 under what ref itself shows. */
 static double one_run(swin_rng *rng, int c, int heads, int images, int mode)
 {
     char what[96];

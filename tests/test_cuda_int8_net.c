@@ -209,7 +209,8 @@ static void test_blocks(void **state)
     CHECK(worst >= 50, "worst block %.1f dB", worst);
 }
 
-/* One kind of layer in the float type, as --int8-mode auto leaves them: the other half of a block may still be fused. */
+/* One kind of layer in the float type, as --int8-mode auto leaves them: the other half of a block may still
+ * be fused. */
 static void test_relaxed(void **state)
 {
     (void)state;

@@ -1,5 +1,5 @@
-/* Half blocks, blocks and merges of the integer network on the cuda backend: the operators of int8_cuda.c, and kernels
- * that do several of them. */
+/* Half blocks, blocks and merges of the integer network on the cuda backend: the operators of int8_cuda.c,
+ * and kernels that do several of them. */
 #include "runtime/ops/kernels/int8_dev.h"
 
 /* A matrix of codes in memory at p. */
@@ -125,7 +125,8 @@ typedef struct blocks_run {
         *wide; /* codes: LayerNorm's, attention's, proj's; q, k, v or the hidden layer's */
 } blocks_run;
 
-/* x += proj(attention(qkv(LN1 x))), or with keep proj's product alone, rounded but without its bias, to r->kept. */
+/* x += proj(attention(qkv(LN1 x))), or with keep proj's product alone, rounded but without its bias, to
+ * r->kept. */
 static swin_status block_attention(blocks_run *r, const swin_block_s8 *b, bool keep)
 {
     const int64_t rows = r->x->rows, c = r->x->cols;

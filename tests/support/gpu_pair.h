@@ -1,5 +1,6 @@
-/* tests/support/gpu_pair.h - what the tests of the cuda backend's integer operators share: matrices in both memories,
- * layers and tables of both backends, comparisons. A header of functions: each test is one program. */
+/* tests/support/gpu_pair.h - what the tests of the cuda backend's integer operators share: matrices in both
+ * memories, layers and tables of both backends, comparisons. A header of functions: each test is one
+ * program. */
 #ifndef SWIN_TESTS_GPU_PAIR_H
 #define SWIN_TESTS_GPU_PAIR_H
 

@@ -1,13 +1,13 @@
 /* Window attention on codes, on tensor cores: head size 32, windows of 49, 64 or 144 tokens.
  *
- * A block takes one head of one window position in a run of images, and copies the windows of the images ahead
- * while it works on this one's. All that its images share is made once: where a thread's rows lie from an
- * image's first, and position bias and mask, which stay in registers, or for 144 tokens in shared memory in the
- * order in which the tensor cores leave the scores. A warp takes 16 query rows: scores, softmax and the weighted
- * sum never leave its registers. The sums of the second product run over tokens in the order in which the first
- * one leaves them in a thread, so codes are packed where they lie; v is brought to that order by transposed
- * loads of pairs, which leave every thread four neighbouring columns of the result. A ninth column block of ones
- * beside v lets the tensor cores add up a row's codes. */
+ * A block takes one head of one window position in a run of images, and copies the windows of the images
+ * ahead while it works on this one's. All that its images share is made once: where a thread's rows lie from
+ * an image's first, and position bias and mask, which stay in registers, or for 144 tokens in shared memory
+ * in the order in which the tensor cores leave the scores. A warp takes 16 query rows: scores, softmax and
+ * the weighted sum never leave its registers. The sums of the second product run over tokens in the order in
+ * which the first one leaves them in a thread, so codes are packed where they lie; v is brought to that
+ * order by transposed loads of pairs, which leave every thread four neighbouring columns of the result. A
+ * column of ones beside v lets the tensor cores add up a row's codes. */
 #include "runtime/ops/kernels/int8.cuh"
 
 namespace
@@ -159,7 +159,8 @@ __device__ __forceinline__ void make_codes(float (&s)[shape<N>::n8][4], int half
         }
 }
 
-/* Codes of 16 rows times v: o[c][e] holds columns 16 c + 4 t + e + {0, 2}; and with U8 the rows' sums of codes. */
+/* Codes of 16 rows times v: o[c][e] holds columns 16 c + 4 t + e + {0, 2}; and with U8 the rows' sums of
+ * codes. */
 template <int N, bool U8>
 __device__ __forceinline__ void weigh(int (&o)[2][2][4], int (&total)[4], const float (&s)[shape<N>::n8][4],
                                       unsigned v)
@@ -252,7 +253,8 @@ __global__ void __launch_bounds__(shape<W * W>::threads, shape<W * W>::fit)
     int slot = 0, next = S::stages - 1;
     for (int image = 0; image < count; image++) {
         copy_wait<S::stages - 2>();
-        __syncthreads(); /* this window is there for all, and all are done with the last, whose place is filled */
+        /* This window is there for all, and all are done with the last, whose place is filled. */
+        __syncthreads();
         if (image + S::stages - 1 < count) copy.run(smem + next * 3 * S::tile);
         copy_commit();
         const unsigned q = smem + slot * 3 * S::tile;

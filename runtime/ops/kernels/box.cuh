@@ -1,13 +1,13 @@
-/* runtime/ops/kernels/box.cuh - tiles of matrices through the copy engine, and registers for the warps that use them
- * (sm_90a). */
+/* runtime/ops/kernels/box.cuh - tiles of matrices through the copy engine, and registers for the warps that
+ * use them (sm_90a). */
 #pragma once
 
 #include <cuda.h> /* types of the copy engine's maps */
 
 #include "runtime/ops/kernels/barrier.cuh"
 
-/* The box at (k, row) of a matrix into shared memory, counted by the barrier; what lies outside the matrix becomes
- * zero. */
+/* The box at (k, row) of a matrix into shared memory, counted by the barrier; what lies outside the matrix
+ * becomes zero. */
 __device__ __forceinline__ void box_copy(unsigned to, const CUtensorMap *map, int k, int row,
                                          unsigned barrier)
 {
@@ -19,8 +19,8 @@ __device__ __forceinline__ void box_copy(unsigned to, const CUtensorMap *map, in
 #endif
 }
 
-/* Registers of a warpgroup's threads: those that ask for tiles give, those that hold sums take. Each in one branch of a
- * kernel with __launch_bounds__(threads, 1). */
+/* Registers of a warpgroup's threads: those that ask for tiles give, those that hold sums take. Each in one
+ * branch of a kernel with __launch_bounds__(threads, 1). */
 template <int REGISTERS> __device__ __forceinline__ void registers_give()
 {
 #if SWIN_HAVE_WGMMA

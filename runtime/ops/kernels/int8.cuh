@@ -14,8 +14,8 @@
  * bits. */
 #define S8_MAGIC 12582912.f
 
-/* x as a code, still a float32 of S8_MAGIC + code: rounded, clamped, NaN to the lowest. An exact tie goes to even with the
- * zero point added: for computed values, where a tie is chance. */
+/* x as a code, still a float32 of S8_MAGIC + code: rounded, clamped, NaN to the lowest. An exact tie goes to
+ * even with the zero point added: for computed values, where a tie is chance. */
 __device__ __forceinline__ float s8_code(float x, const swin_s8_rule &r)
 {
     return fminf(fmaxf(fmaf(x, r.inverse, r.zero), r.lo), r.hi);
@@ -255,8 +255,8 @@ __device__ __noinline__ void s8_store_any(const G &p, int64_t row, int n, float 
     }
 }
 
-/* Eight neighbours of a row and the other 24 columns of their head, in the row's four threads: divided by their length,
- * times the head's scale. The sum's order is that of normalise_heads32_s8 (norm_s8.cu). */
+/* Eight neighbours of a row and the other 24 columns of their head, in the row's four threads: divided by
+ * their length, times the head's scale. The sum's order is that of normalise_heads32_s8 (norm_s8.cu). */
 __device__ __forceinline__ void s8_cosine(float (&v)[8], float scale)
 {
     float sum = 0;

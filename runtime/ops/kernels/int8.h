@@ -69,8 +69,8 @@ typedef struct swin_gemm_s8 {
 /* Tensor cores of sm_80 and later. cudaErrorNotSupported: columns not in eights, or pointers not aligned
  * to 16 bytes. */
 cudaError_t swin_gemm_s8_launch(cudaStream_t stream, const swin_gemm_s8 *p, int config, int multiprocessors);
-/* Many columns over few (qkv, fc1), for Hopper: k of 384, 512 or 768, outputs of codes. cudaErrorNotSupported also where
- * few rows make it the slower way. */
+/* Many columns over few (qkv, fc1), for Hopper: k of 384, 512 or 768, outputs of codes.
+ * cudaErrorNotSupported also where few rows make it the slower way. */
 cudaError_t swin_wide_s8_launch(cudaStream_t stream, const swin_gemm_s8 *p, int multiprocessors);
 int swin_gemm_s8_configs(void);
 const char *swin_gemm_s8_config_name(int config);
@@ -88,9 +88,9 @@ static inline int swin_s8_dealt(int r)
 cudaError_t swin_normalise_heads_s8_launch(cudaStream_t stream, const swin_tensor *out, const swin_tensor *x,
                                            int heads, const float *head_scale);
 
-/* x += LayerNorm(y), of one float type, or y of codes to which y_bias (NULL: none) is added; codes (S8) of the new x beside
- * it, unless NULL or without data. exact: LayerNorm's output is not rounded to the type before it is added, nor the sum
- * before it becomes codes. */
+/* x += LayerNorm(y), of one float type, or y of codes to which y_bias (NULL: none) is added; codes (S8) of
+ * the new x beside it, unless NULL or without data. exact: LayerNorm's output is not rounded to the type
+ * before it is added, nor the sum before it becomes codes. */
 cudaError_t swin_norm_add_launch(cudaStream_t stream, const swin_tensor *x, const swin_tensor *y,
                                  const float *y_bias, const swin_norm *n, const swin_tensor *codes,
                                  bool exact);
@@ -102,8 +102,8 @@ cudaError_t swin_norm_s8_launch(cudaStream_t stream, const swin_tensor *out, con
 cudaError_t swin_norm_local_s8_launch(cudaStream_t stream, const swin_tensor *out, const swin_tensor *x,
                                       const swin_norm *n, const swin_s8_local *local);
 
-/* x += fc2(codes(GELU(fc1(codes(LN x))))) in one kernel; x is fc2.y[0], and fc1's x and y are not read but for the
- * factors of y[0]. fc2.local: x is x + that. */
+/* x += fc2(codes(GELU(fc1(codes(LN x))))) in one kernel; x is fc2.y[0], and fc1's x and y are not read but
+ * for the factors of y[0]. fc2.local: x is x + that. */
 typedef struct swin_mlp_s8 {
     swin_norm norm;
     swin_s8_rule input, hidden; /* codes of LN's and of GELU's output */

@@ -84,8 +84,8 @@ __device__ __forceinline__ void first_product(int (&sum)[4][4], unsigned a, unsi
                           wgmma_operand(w1 + step / 4 * PIECE * 128) + 2 * (step % 4), step > 0);
 }
 
-/* Sums of 32 hidden columns to fc2's left operand. alpha, bias, factor: of the first of them; factor: what GELU's
- * output is multiplied by, 1 / scale included, one for all with AFTER. */
+/* Sums of 32 hidden columns to fc2's left operand. alpha, bias, factor: of the first of them; factor: what
+ * GELU's output is multiplied by, 1 / scale included, one for all with AFTER. */
 template <bool AFTER>
 __device__ __forceinline__ void hidden_codes(unsigned (&code)[4], const int (&sum)[4][4], const float *alpha,
                                              const float *bias, const float *factor, const swin_mlp_s8 &p)

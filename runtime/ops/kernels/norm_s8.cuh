@@ -1,10 +1,11 @@
-/* runtime/ops/kernels/norm_s8.cuh - LayerNorm of a row, for codes. Every kernel that does it adds in one order, so
- * that it does not show which of them did.
+/* runtime/ops/kernels/norm_s8.cuh - LayerNorm of a row, for codes. Every kernel that does it adds in one
+ * order, so that it does not show which of them did.
  *
  * A row is a sequence of vectors of eight columns. Groups of lanes (norm_group of norm.cuh) hold it: four
- * neighbours take four vectors side by side, and each lane `each` of them, 32 columns apart. A lane adds up its
- * columns from the left; then lanes add in pairs, neighbours first. So the tensor cores' own way of holding a row
- * (int8.cuh: four lanes, eight columns of every 32 each) fits: a lane there holds the shares of several. */
+ * neighbours take four vectors side by side, and each lane `each` of them, 32 columns apart. A lane adds up
+ * its columns from the left; then lanes add in pairs, neighbours first. So the tensor cores' own way of
+ * holding a row (int8.cuh: four lanes, eight columns of every 32 each) fits: a lane there holds the shares
+ * of several. */
 #pragma once
 
 #include "runtime/ops/kernels/norm.cuh"

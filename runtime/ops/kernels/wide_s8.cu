@@ -1,12 +1,13 @@
 /* Products with many more outputs than inputs (qkv, fc1), on Hopper: y = codes(act(w codes + bias)).
  *
- * One block stays on each multiprocessor and goes through its share of the output's tiles, columns first, so the 192
- * rows of x at hand lie in shared memory until all of their columns are made, while the weight streams past. Six
- * warpgroups own 64 rows and half of a tile's columns each, and wait for one another only through the ring of the
- * weight's tiles: while one rounds and stores, the tensor cores work for the others. One thread more asks for the tiles.
+ * One block stays on each multiprocessor and goes through its share of the output's tiles, columns first, so
+ * the 192 rows of x at hand lie in shared memory until all of their columns are made, while the weight
+ * streams past. Six warpgroups own 64 rows and half of a tile's columns each, and wait for one another only
+ * through the ring of the weight's tiles: while one rounds and stores, the tensor cores work for the others.
+ * One thread more asks for the tiles.
  *
- * Floor of fc1 of 384 channels at 64 images of 224 pixels (Swin-T): 14.8 GOP, 10 us at 1.5 POP/s; GELU and codes, 19
- * instructions for each of 19 M values, 12 us; from L2 70 MB, 12 us. */
+ * Floor of fc1 of 384 channels at 64 images of 224 pixels (Swin-T): 14.8 GOP, 10 us at 1.5 POP/s; GELU and
+ * codes, 19 instructions for each of 19 M values, 12 us; from L2 70 MB, 12 us. */
 #include "runtime/ops/kernels/box.cuh"
 #include "runtime/ops/kernels/gemm.cuh"
 #include "runtime/ops/kernels/int8.cuh"

@@ -125,7 +125,10 @@ static void add_word(file *f)
 }
 static void add_broken_name(file *f)
 {
-    add_chunk(f, "a\x80" "cd", "xx", 2);
+    add_chunk(f,
+              "a\x80"
+              "cd",
+              "xx", 2);
 }
 static void add_wrong_sum(file *f)
 {

@@ -114,7 +114,8 @@ typedef struct swin_block_s8 {
 typedef struct swin_stream_s8 {
     swin_tensor now; /* S8: x as that layer reads it; made by the half unless `ready` */
     bool ready;
-    swin_tensor next; /* S8: the new x, quantized for what follows; now's memory is free by then. data NULL: not wanted */
+    swin_tensor
+        next; /* S8: the new x, quantized for what follows; now's memory is free by then. data NULL: not wanted */
 } swin_stream_s8;
 
 /* Patch embedding: a convolution whose kernel is its stride, then LayerNorm (gamma NULL: none). */
@@ -215,9 +216,9 @@ struct swin_ops {
                             const swin_linear *fc2);
 
     /* Swin V2's, in the same way: x += LN(proj(attention(cosine(qkv(x))))); x += LN(fc2(GELU(fc1(x)))). */
-    swin_status (*attention_half_v2)(swin_dev *dev, swin_tensor *x, const swin_norm *n, const swin_linear *qkv,
-                                     const float *head_scale, const swin_attention *a, const swin_linear *proj,
-                                     const swin_windows *g);
+    swin_status (*attention_half_v2)(swin_dev *dev, swin_tensor *x, const swin_norm *n,
+                                     const swin_linear *qkv, const float *head_scale, const swin_attention *a,
+                                     const swin_linear *proj, const swin_windows *g);
     swin_status (*mlp_half_v2)(swin_dev *dev, swin_tensor *x, const swin_norm *n, const swin_linear *fc1,
                                const swin_linear *fc2);
 
@@ -290,12 +291,12 @@ struct swin_ops {
      * nor LayerNorm's output before it is added, nor the sum before it becomes codes->next. raw: how queries and keys become codes before normalise_heads (dtype F32: they do
      * not); parts: after it, and v. */
     swin_status (*attention_half_v2_s8)(swin_dev *dev, swin_tensor *x, const swin_stream_s8 *codes,
-                                        const swin_norm *n, const swin_layer_s8 *qkv, const swin_tensor raw[2],
-                                        const swin_tensor parts[3], const float *head_scale,
-                                        const swin_attention *a, float prob_scale, const swin_layer_s8 *proj,
-                                        const swin_windows *g);
-    swin_status (*mlp_half_v2_s8)(swin_dev *dev, swin_tensor *x, const swin_stream_s8 *codes, const swin_norm *n,
-                                  const swin_layer_s8 *fc1, const swin_layer_s8 *fc2);
+                                        const swin_norm *n, const swin_layer_s8 *qkv,
+                                        const swin_tensor raw[2], const swin_tensor parts[3],
+                                        const float *head_scale, const swin_attention *a, float prob_scale,
+                                        const swin_layer_s8 *proj, const swin_windows *g);
+    swin_status (*mlp_half_v2_s8)(swin_dev *dev, swin_tensor *x, const swin_stream_s8 *codes,
+                                  const swin_norm *n, const swin_layer_s8 *fc1, const swin_layer_s8 *fc2);
     /* out = W LayerNorm(x) of four neighbours, as layernorm_merge and then linear_s8 with one part. */
     swin_status (*merge_s8)(swin_dev *dev, swin_tensor *out, const swin_tensor *x, const swin_norm *n,
                             const swin_layer_s8 *reduction, const swin_windows *g);

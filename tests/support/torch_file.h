@@ -30,10 +30,10 @@ typedef struct swin_torch_style {
     bool big_endian;        /* claimed, not done */
     const char *drop, *add; /* leave this key out; add a float scalar of this key */
     const char *twice;      /* write this key twice */
-    const char *extra;      /* an int of this key among the tensors, and the first tensor again under an int */
-    const char *late_type;  /* "float8_e4m3fn": a type that came after typed storages, of... */
-    const char *late_key;   /* ...this tensor; NULL: of all */
-    int64_t offset_shift;   /* added to every storage offset: beyond the storage */
+    const char *extra;     /* an int of this key among the tensors, and the first tensor again under an int */
+    const char *late_type; /* "float8_e4m3fn": a type that came after typed storages, of... */
+    const char *late_key;  /* ...this tensor; NULL: of all */
+    int64_t offset_shift;  /* added to every storage offset: beyond the storage */
 } swin_torch_style;
 
 /* The structure's pickle and, for the zip form, the storages to go with it (count of them, caller frees each). */

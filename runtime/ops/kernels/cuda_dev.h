@@ -117,22 +117,23 @@ swin_status swin_residual_add_observed_cuda(swin_dev *dev, swin_tensor *residual
 
 /* linear_s8 of Swin V2's qkv layer with three parts of codes, queries and keys (heads of 32) normalised on the way; raw: as
  * attention_half_v2_s8. SWIN_ERR_UNSUPPORTED: not these shapes, nothing was queued. */
-swin_status swin_cosine_s8_cuda(swin_dev *dev, swin_tensor y[3], const swin_tensor *x, const swin_layer_s8 *qkv,
-                                const swin_tensor raw[2], const float *head_scale);
+swin_status swin_cosine_s8_cuda(swin_dev *dev, swin_tensor y[3], const swin_tensor *x,
+                                const swin_layer_s8 *qkv, const swin_tensor raw[2], const float *head_scale);
 
 /* v2_cuda.c: the operators of those names. */
-swin_status swin_attention_half_v2_cuda(swin_dev *dev, swin_tensor *x, const swin_norm *n, const swin_linear *qkv,
-                                        const float *head_scale, const swin_attention *a, const swin_linear *proj,
+swin_status swin_attention_half_v2_cuda(swin_dev *dev, swin_tensor *x, const swin_norm *n,
+                                        const swin_linear *qkv, const float *head_scale,
+                                        const swin_attention *a, const swin_linear *proj,
                                         const swin_windows *g);
 swin_status swin_mlp_half_v2_cuda(swin_dev *dev, swin_tensor *x, const swin_norm *n, const swin_linear *fc1,
                                   const swin_linear *fc2);
 swin_status swin_attention_half_v2_s8_cuda(swin_dev *dev, swin_tensor *x, const swin_stream_s8 *codes,
-                                           const swin_norm *n, const swin_layer_s8 *qkv, const swin_tensor raw[2],
-                                           const swin_tensor parts[3], const float *head_scale,
-                                           const swin_attention *a, float prob_scale, const swin_layer_s8 *proj,
-                                           const swin_windows *g);
-swin_status swin_mlp_half_v2_s8_cuda(swin_dev *dev, swin_tensor *x, const swin_stream_s8 *codes, const swin_norm *n,
-                                     const swin_layer_s8 *fc1, const swin_layer_s8 *fc2);
+                                           const swin_norm *n, const swin_layer_s8 *qkv,
+                                           const swin_tensor raw[2], const swin_tensor parts[3],
+                                           const float *head_scale, const swin_attention *a, float prob_scale,
+                                           const swin_layer_s8 *proj, const swin_windows *g);
+swin_status swin_mlp_half_v2_s8_cuda(swin_dev *dev, swin_tensor *x, const swin_stream_s8 *codes,
+                                     const swin_norm *n, const swin_layer_s8 *fc1, const swin_layer_s8 *fc2);
 
 /* ops_cuda.c: what the operators on matrices check, those operators, and one part of attention, on tensor cores where they take it. */
 swin_status swin_check_cuda(const char *op, const swin_tensor *a, const swin_tensor *b, int64_t rows,

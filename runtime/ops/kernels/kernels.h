@@ -115,7 +115,8 @@ typedef struct swin_attention_args {
 cudaError_t swin_attention_mma_launch(cudaStream_t stream, const swin_attention_args *p,
                                       swin_attention_part part, int multiprocessors);
 /* The whole of it for windows of 144, 256 or 576 tokens with head size 32, and 64 tokens with head size 24. */
-cudaError_t swin_attention_tiles_launch(cudaStream_t stream, const swin_attention_args *p, int multiprocessors);
+cudaError_t swin_attention_tiles_launch(cudaStream_t stream, const swin_attention_args *p,
+                                        int multiprocessors);
 /* F32: windows of 49 or 64 tokens with head size 32. */
 cudaError_t swin_attention_f32_launch(cudaStream_t stream, const swin_attention_args *p,
                                       swin_attention_part part);

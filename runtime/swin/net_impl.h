@@ -1,4 +1,4 @@
-/* runtime/swin/net_impl.h - what net.c builds and forward.c walks. Private to net*.c and forward.c. */
+/* runtime/swin/net_impl.h - what net.c builds and forward*.c walk. Private to net*.c and forward*.c. */
 #ifndef SWIN_SWIN_NET_IMPL_H
 #define SWIN_SWIN_NET_IMPL_H
 

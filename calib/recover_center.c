@@ -99,7 +99,7 @@ static swin_status center(swin_recover *r, char *changed, size_t size)
 const swin_recover_method swin_recover_center = {
     .name = "center",
     .help = "channels of norms, keys and values shifted to lie evenly around zero, exact in float",
-    .levels = SWIN_RECOVER_FAST | SWIN_RECOVER_BEST,
+    .levels = SWIN_RECOVER_BEST, /* alone it helps no network for sure, and outliers may leave it worse */
     .when = SWIN_RECOVER_BEFORE,
     .run = center,
 };

@@ -153,8 +153,7 @@ static void make_outliers(recovering *x)
     CHECK(memcmp(again, x->fp32, sizeof again) == 0, "the outliers changed the float network");
 }
 
-/* Rounding weights moves the results of so small a network by 2 dB either way, whatever the outliers; with `round`, which
- * takes most of that away, what outliers leave can be seen. */
+/* Both defaults' float steps undo outlier channels: those of fast, and those of best with `round`. */
 static void test_outliers(void **state)
 {
     (void)state;
@@ -175,7 +174,7 @@ static void test_outliers(void **state)
                       modes[i], plain, fast, rounded, hard, mended, again);
         CHECK(hard < plain - 6, "the outliers do no harm: %.2f and %.2f dB", plain, hard);
         CHECK(fast > plain - 0.5, "fast loses: %.2f and %.2f dB", plain, fast);
-        CHECK(mended > plain - 0.5, "fast does not undo them: %.2f and %.2f dB", plain, mended);
+        CHECK(mended > fast - 1, "fast does not undo them: %.2f and %.2f dB", fast, mended);
         CHECK(again > rounded - 1, "equalization does not undo them: %.2f and %.2f dB", rounded, again);
         recovering_teardown(&x);
     }
@@ -308,8 +307,8 @@ static void test_file(void **state)
     recovering_calibrate(&x, &f, &o);
     CHECK_OK(swin_calib_file_write(&f, path));
     CHECK_OK(swin_calib_file_read(&back, path, false));
-    CHECK(back.corrections.nsteps == 4, "%d steps", back.corrections.nsteps);
-    static const char *const names[] = { "center", "equalize", "ranges", "bias" };
+    CHECK(back.corrections.nsteps == 3, "%d steps", back.corrections.nsteps);
+    static const char *const names[] = { "equalize", "ranges", "bias" };
     for (int i = 0; i < back.corrections.nsteps; i++) {
         const swin_recover_step *a = &f.corrections.steps[i], *b = &back.corrections.steps[i];
         CHECK(strcmp(b->method, names[i]) == 0, "step %d is %s", i, b->method);

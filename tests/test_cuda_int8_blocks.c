@@ -67,7 +67,11 @@ static void one_attention_half(swin_rng *rng, int window, int heads, int d, int 
     char what[128];
     const int c = heads * d, n = window * window;
     const swin_windows g = {
-        .images = images, .height = 2 * window, .width = 2 * window, .window = window, .shift = shift
+        .images = brief ? 1 : images,
+        .height = 2 * window,
+        .width = 2 * window,
+        .window = window,
+        .shift = shift,
     };
     const int64_t rows = swin_windows_tokens(&g);
     snprintf(what, sizeof what, "attention half, window %d, %d heads of %d, shift %d, %d images, mode %d",
@@ -345,7 +349,8 @@ static void test_blocks(void **state)
     double missing = 0;
     for (int mode = 1; mode <= 3; mode++)
         for (size_t i = brief ? 4 : 0; i < (brief ? 5 : SWIN_COUNT(shapes)); i++)
-            missing = fmax(missing, one_run(&rng, shapes[i][0], shapes[i][1], shapes[i][2], mode));
+            missing =
+                fmax(missing, one_run(&rng, shapes[i][0], shapes[i][1], brief ? 2 : shapes[i][2], mode));
     CHECK(missing == 0, "%.1f dB are missing", missing);
 }
 

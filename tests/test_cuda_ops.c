@@ -452,7 +452,11 @@ static void test_patch_embed(void **state)
 static void one_attention(swin_rng *rng, size_t t, int window, int heads, int d, int shift, swin_softmax kind)
 {
     const swin_windows g = {
-        .images = 2, .height = 2 * window, .width = 3 * window, .window = window, .shift = shift
+        .images = brief ? 1 : 2,
+        .height = (brief && window > 8 ? 1 : 2) * window,
+        .width = (brief ? 2 : 3) * window,
+        .window = window,
+        .shift = shift,
     };
     const int64_t rows = swin_windows_tokens(&g);
     const int n = window * window, c = heads * d, per_image = swin_windows_per_image(&g);

@@ -17,9 +17,10 @@ one_test() { # its row on stdout
 
 # one_tool TOOL PROGRAM FILTER: racecheck follows every access to shared memory, so it gets the tests apart.
 one_tool() {
-    local tool=$1 program=$2 filter=$3 rc limit=${SWIN_CHECK_SECONDS:-300}
+    local tool=$1 program=$2 filter=$3 rc limit=${SWIN_CHECK_SECONDS:-300} more=()
+    [[ $tool == synccheck ]] && more=(--num-cuda-barriers 65536) # of all resident blocks; its default overflows
     local log="$out/$tool-$program${filter//[^a-z_0-9]/}.txt"
-    SWIN_TEST_SMALL=1 timeout "$limit" compute-sanitizer --tool "$tool" --report-api-errors no --error-exitcode 9 \
+    SWIN_TEST_SMALL=1 timeout "$limit" compute-sanitizer --tool "$tool" "${more[@]}" --report-api-errors no --error-exitcode 9 \
         "$bin/$program" "$filter" > "$log" 2>&1
     rc=$?
     grep -q '^\[=*\] 0 test' "$log" && rc=none

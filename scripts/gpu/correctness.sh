@@ -42,7 +42,9 @@ sanitizers() { # their rows into files; adds to jobs
             one_tool racecheck "$program" "test_$t" > "$out/rows.z2$program-$t" & jobs+=($!)
         done
     done << 'END'
-test_cuda_ops linear linear_rows tiles norms elementwise patch_embed attention halves normalise_heads observers observing
+test_cuda_ops linear linear_rows tiles norms elementwise patch_embed normalise_heads
+test_cuda_halves attention halves
+test_cuda_observers observers observing
 test_cuda_int8 norms products residuals rows factors
 test_cuda_int8_attention attention heads
 test_cuda_int8_blocks halves blocks

@@ -1,4 +1,4 @@
-/* tests/support/gpu_pair.h - what the tests of the cuda backend's integer operators share: matrices in both
+/* tests/support/gpu_pair.h - what the tests of the cuda backend's operators share: matrices in both
  * memories, layers and tables of both backends, comparisons. A header of functions: each test is one
  * program. */
 #ifndef SWIN_TESTS_GPU_PAIR_H
@@ -26,7 +26,7 @@ static int skipped;
 enum { GUARD = 64 };
 
 /* One matrix for ref (floats as float32) and for the GPU (in its type), with poisoned guards around the
- * latter. */
+ * latter: NaN in floats. */
 typedef struct pair {
     char *host;   /* dense: float32, codes or INT32 */
     char *staged; /* what the GPU holds, guards included */
@@ -35,6 +35,12 @@ typedef struct pair {
     swin_tensor h, d;
 } pair;
 
+static inline int poison_of(swin_dtype t)
+{
+    return t == SWIN_S8 || t == SWIN_S32 ? 0xa5 : 0xff;
+}
+
+/* For an output: poisoned on the GPU, zeros for ref. */
 static inline pair make(swin_dtype t, int64_t rows, int64_t cols, int64_t ld)
 {
     const bool whole = t == SWIN_S8 || t == SWIN_S32;
@@ -43,7 +49,7 @@ static inline pair make(swin_dtype t, int64_t rows, int64_t cols, int64_t ld)
     m.host = calloc((size_t)(rows * cols), host_unit);
     m.staged = malloc(m.bytes);
     CHECK(m.host && m.staged, "no memory");
-    memset(m.staged, 0xa5, m.bytes);
+    memset(m.staged, poison_of(t), m.bytes);
     CHECK_OK(gpu->ops->alloc(gpu, &m.memory, m.bytes));
     CHECK_OK(gpu->ops->upload(gpu, m.memory, m.staged, m.bytes));
     m.h = swin_matrix(m.host, whole ? t : SWIN_F32, rows, cols);
@@ -81,7 +87,7 @@ static inline void put(pair *m)
 /* Back to poison, for an output that is written again. */
 static inline void poison(pair *m)
 {
-    memset(m->staged, 0xa5, m->bytes);
+    memset(m->staged, poison_of(m->d.dtype), m->bytes);
     CHECK_OK(gpu->ops->upload(gpu, m->memory, m->staged, m->bytes));
 }
 

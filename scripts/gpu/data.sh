@@ -68,7 +68,42 @@ same_logits() {
     if cmp -s "$out/same-64.h5" "$out/same-7.h5" && cmp -s "$out/same-64.h5" "$out/same-1.h5"; then
         row "5,000 logits, batches 1, 7, 64, threads 16, 1, 4" "equal bytes" "" ok
     else wrong "5,000 logits, batches 1, 7, 64, threads 16, 1, 4" "differ" ""; fi
+    same_layouts "$@"
     rm -f "$out"/same-*.h5
+}
+
+# The zip's images as a folder of classes: the same logits by the images' names.
+same_layouts() {
+    local folder=$out/as-folder said
+    say "logits of 5,000 images, as a folder"
+    "$python" - "$data/tiny-imagenet" "$folder" << 'END' 2> "$out/layouts.txt" || { row "zip and folder" "" "$(tail -1 "$out/layouts.txt" | cut -c1-40)" skipped; return; }
+import pathlib, sys, zipfile
+source, folder = map(pathlib.Path, sys.argv[1:])
+names = (source / "classes.txt").read_text().split()
+archive = zipfile.ZipFile(source / "val.zip")
+for line in (source / "val_map.txt").read_text().splitlines():
+    name, label = line.split("\t")
+    to = folder / "val" / names[int(label)] / name
+    to.parent.mkdir(parents=True, exist_ok=True)
+    to.write_bytes(archive.read(name))
+END
+    "$bin/swin-eval" "$@" --data-path "$folder" --precision fp32,fp16 --batch-size 64 --dump "$out/same-folder.h5" \
+        --dump-images 0 > "$out/same.txt" 2>&1 || { wrong "swin-eval on a folder" "failed" "$(tail -1 "$out/same.txt")"; return; }
+    rm -rf "$folder"
+    said=$("$python" - "$out/same-64.h5" "$out/same-folder.h5" << 'END' 2>&1
+import sys, h5py, numpy as np
+def rows(path):
+    f = h5py.File(path)
+    names = [n.split(b"/")[-1] for n in f["names"][:].tobytes().replace(b"\n", b"\0").split(b"\0") if n]
+    order = np.argsort(names)
+    return [names[i] for i in order], *(f[p + "/logits"][:][order] for p in ("fp32", "fp16"))
+a, b = map(rows, sys.argv[1:])
+assert a[0] == b[0], "other images"
+print(len(a[0]), "equal" if all((x == y).all() for x, y in zip(a[1:], b[1:])) else "differ")
+END
+    )
+    if [[ $said == "5000 equal" ]]; then row "5,000 logits, zip and folder" "equal" "" ok
+    else wrong "5,000 logits, zip and folder" "$(tail -1 <<< "$said" | cut -c1-40)" ""; fi
 }
 
 # near A B LIMIT: whether two numbers are so close

@@ -10,16 +10,11 @@
 #include "runtime/swin/accuracy.h"
 
 extern const swin_recover_method swin_recover_center, swin_recover_equalize, swin_recover_ranges,
-    swin_recover_round, swin_recover_bias, swin_recover_relax;
+    swin_recover_outputs, swin_recover_round, swin_recover_bias, swin_recover_relax;
 
 static const swin_recover_method *const methods[] = {
-    &swin_recover_center,
-    &swin_recover_equalize,
-    &swin_recover_ranges,
-    &swin_recover_round,
-    &swin_recover_bias,
-    &swin_recover_relax,
-    NULL,
+    &swin_recover_center, &swin_recover_equalize, &swin_recover_ranges, &swin_recover_outputs,
+    &swin_recover_round,  &swin_recover_bias,     &swin_recover_relax,  NULL,
 };
 
 const swin_recover_method *const *swin_recover_methods(void)

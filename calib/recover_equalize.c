@@ -24,23 +24,30 @@ const float recover_clips[RECOVER_CLIPS] = { 1.25f, 1.0f, 0.9f, 0.8f, 0.7f, 0.6f
 
 /* ---- candidates --------------------------------------------------------------------------------------------------- */
 
-/* Bounds keep an all but dead channel from being blown up; their ratio is far beyond what 8 bits can use. */
+/* A channel that is all but dead counts as if its input times its weight were this share of the largest such product: far
+ * below what 8 bits can use. The products do not change when channels are scaled, so neither does what is dead. */
+static const double dead = 1e-9;
+
+static double factor_of(double x, double w, double least, double strength)
+{
+    if (!(least > 0)) return 1;
+    if (!(x > 0)) return w > 0 ? pow(least, strength) / w : 1;
+    if (!(w > 0)) return x / pow(least, 1 - strength);
+    const double raised = fmax(1.0, least / (x * w));
+    return pow(x, strength) / pow(w, 1 - strength) * pow(raised, strength - 0.5);
+}
+
 void recover_factors(float *c, const float *x, const float *w, int k, double strength)
 {
-    double log_sum = 0;
-    float x_top = 0, w_top = 0;
+    double log_sum = 0, most = 0;
+    for (int i = 0; i < k; i++) most = fmax(most, (double)x[i] * (double)w[i]);
     for (int i = 0; i < k; i++) {
-        x_top = fmaxf(x_top, x[i]);
-        w_top = fmaxf(w_top, w[i]);
-    }
-    for (int i = 0; i < k; i++) {
-        const double a = fmax((double)x[i], 1e-5 * x_top), b = fmax((double)w[i], 1e-5 * w_top);
-        const double f = a > 0 && b > 0 ? pow(a, strength) / pow(b, 1 - strength) : 1;
-        c[i] = (float)f;
+        const double f = factor_of((double)x[i], (double)w[i], dead * most, strength);
+        c[i] = (float)fmin(fmax(f, 1e-30), 1e30);
         log_sum += log(f);
     }
     const double middle = exp(log_sum / k); /* one common factor changes nothing: keep sizes as they are */
-    for (int i = 0; i < k; i++) c[i] = (float)((double)c[i] / middle);
+    for (int i = 0; i < k; i++) c[i] = (float)fmin(fmax((double)c[i] / middle, 1e-15), 1e15);
 }
 
 /* `clip` is in terms of the columns' own ranges, `top`. */

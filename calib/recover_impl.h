@@ -176,6 +176,15 @@ void recover_view_close(recover_view *v);
 /* The qkv bias, [3C]; V2 joins its two. Caller frees. NULL: no memory. */
 float *recover_qkv_bias(const recover_view *v);
 
+/* Sum of the squares of column k of w [rows][cols]. */
+double recover_column_energy(const float *w, int rows, int cols, int k);
+
+/* ---- recover_stream.c --------------------------------------------------------------------------------------------- */
+
+/* worth [channels of what follows] of a squared error in each channel of a product that goes into the residual stream: the
+ * _aftergemm site of proj, fc2 or reduction. */
+void recover_stream_worth(float *worth, const swin_recover *r, swin_site product);
+
 /* ---- recover_equalize.c, recover_balance.c ------------------------------------------------------------------------- */
 
 enum { RECOVER_STRENGTHS = 11, RECOVER_CLIPS = 8 };

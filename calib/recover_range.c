@@ -129,7 +129,19 @@ static swin_status histogram_range(recover_view *v, swin_site_kind kind, int *co
     return settle(v, s, amax, count);
 }
 
-/* What a GEMM gives before its bias. importance NULL: 1 each. */
+/* importance itself, or what the stream's readers make of an error. */
+static swin_status output_worth(const recover_view *v, swin_site_kind kind, double *weight, int n,
+                                const float *importance)
+{
+    float *worth = malloc((size_t)n * sizeof *worth);
+    if (!worth) return swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d channels", n);
+    if (!importance) recover_stream_worth(worth, v->r, swin_site_make(v->stage, v->block, kind));
+    for (int i = 0; i < n; i++) weight[i] = (double)(importance ? importance[i] : worth[i]);
+    free(worth);
+    return SWIN_OK;
+}
+
+/* What a GEMM gives before its bias. importance NULL: it goes into the residual stream. */
 static swin_status product_range(recover_view *v, swin_site_kind kind, const recover_samples *x,
                                  const float *w, int n, const float *importance, int *count)
 {
@@ -138,7 +150,7 @@ static swin_status product_range(recover_view *v, swin_site_kind kind, const rec
     double *weight = malloc((size_t)n * sizeof *weight);
     swin_status st = y && weight ? recover_linear(v->r, y, x->x, x->rows, w, NULL, n, x->cols)
                                  : swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d x %d", x->rows, n);
-    for (int i = 0; weight && i < n; i++) weight[i] = importance ? (double)importance[i] : 1.0;
+    if (st == SWIN_OK) st = output_worth(v, kind, weight, n, importance);
     if (st == SWIN_OK) st = column_range(v, kind, y, x->rows, n, n, weight, count);
     free(y);
     free(weight);

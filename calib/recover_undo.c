@@ -39,6 +39,8 @@ void recover_restore(swin_recover *r, recover_saved *s)
 {
     swin_calib_file *f = r->f;
     const swin_weights w = r->w;
+    for (int i = 0; i < f->nsites; i++)
+        if (f->sites[i].channel_scale != s->sites[i].channel_scale) free(f->sites[i].channel_scale);
     memcpy(f->sites, s->sites, (size_t)f->nsites * sizeof *f->sites);
     const float *at = s->channels;
     for (int i = 0; i < f->nweights; i++) {

@@ -114,7 +114,7 @@ float *recover_qkv_bias(const recover_view *v)
     return bias;
 }
 
-static double column_energy(const float *w, int rows, int cols, int k)
+double recover_column_energy(const float *w, int rows, int cols, int k)
 {
     double sum = 0;
     for (int n = 0; n < rows; n++) {
@@ -166,7 +166,7 @@ static void head_importance(recover_view *v, int head)
     double values = 0, scale = config->qk_scale > 0 ? config->qk_scale : 1 / sqrt(d);
     for (int k = head * d; k < (head + 1) * d; k++) {
         const moment m = moment_of(v->y + 2 * c + k, rows, ld);
-        v->v_importance[k] = column_energy(v->b->proj_weight, c, c, k);
+        v->v_importance[k] = recover_column_energy(v->b->proj_weight, c, c, k);
         values += v->v_importance[k] * (m.square - m.mean * m.mean);
     }
     const bool v2 = v->b->logit_scale != NULL;
@@ -195,7 +195,7 @@ static swin_status hidden_importance(void *user, size_t task, int worker)
             const double slope = 0.5 * (1 + erf(u * M_SQRT1_2)) + u * exp(-0.5 * u * u) * 0.3989422804014327;
             sum += slope * slope;
         }
-        v->fc1_importance[k] = (float)(sum / rows * column_energy(v->b->fc2_weight, c, hidden, k));
+        v->fc1_importance[k] = (float)(sum / rows * recover_column_energy(v->b->fc2_weight, c, hidden, k));
     }
     return SWIN_OK;
 }

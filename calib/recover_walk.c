@@ -101,7 +101,8 @@ swin_status recover_samples_init(recover_samples *s, const swin_recover *r, swin
 {
     int tokens, channels;
     swin_net_stream(r->config, swin_output_part(r->config, site), &tokens, &channels);
-    if (swin_site_kind_of(site) == SWIN_SITE_REDUCTION_INPUT) tokens /= 4;
+    const swin_site_kind kind = swin_site_kind_of(site);
+    if (kind == SWIN_SITE_REDUCTION_INPUT || kind == SWIN_SITE_REDUCTION_AFTERGEMM) tokens /= 4;
     int each = (rows + r->fit - 1) / r->fit;
     if (each > tokens) each = tokens;
     *s = (recover_samples){

@@ -45,6 +45,7 @@ void swin_calib_file_free(swin_calib_file *f)
     for (int i = 0; f->sites && i < f->nsites; i++) {
         free(f->sites[i].hist);
         free(f->sites[i].factor);
+        free(f->sites[i].channel_scale);
     }
     swin_corrections_free(&f->corrections);
     swin_relaxation_free(&f->relaxation);

@@ -40,7 +40,10 @@ typedef struct swin_site_record {
     int bins;
     float
         *factor; /* owned: [channels] what the values are divided by before all of the above; NULL: nothing */
-    int channels; /* of factor */
+    float *
+        channel_scale; /* owned: [channels] a GEMM's product (aftergemm): the scale of each output channel, in place of
+                             q.scale; NULL: one for all */
+    int channels; /* of factor or of channel_scale: no site has both */
 } swin_site_record;
 
 typedef struct swin_weight_record {

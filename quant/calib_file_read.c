@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "quant/calib_file.h"
+#include "quant/linear_weight.h"
 #include "runtime/base/h5.h"
 
 /* Whatever the file says, it is read as a stranger's: every number is checked before it is used. */
@@ -10,6 +11,7 @@
 enum { MOST_BINS = 1 << 20 };
 
 #define FACTORS "/corrections/factors"
+#define OUTPUTS "/corrections/outputs"
 
 typedef struct reader {
     swin_h5 *h;
@@ -228,6 +230,23 @@ static swin_status read_weight(const reader *r, swin_weight_record *w)
     return SWIN_OK;
 }
 
+/* [channels] positive numbers of a site, into new memory. */
+static swin_status read_channels(float **out, const reader *r, const char *set, int channels)
+{
+    void *data;
+    size_t count;
+    SWIN_TRY(swin_h5_read(r->h, set, SWIN_F32, &data, &count));
+    const float *v = data;
+    bool ok = count == (size_t)channels;
+    for (size_t k = 0; ok && k < count; k++) ok = isnormal(v[k]) && v[k] > 0 && isnormal(1.0f / v[k]);
+    if (!ok) {
+        free(data);
+        return swin_fail(SWIN_ERR_VALUE, "%s: %s must hold %d positive numbers", r->path, set, channels);
+    }
+    *out = data;
+    return SWIN_OK;
+}
+
 /* Only fc2's input can have factors: the GELU before it applies them. */
 static swin_status read_factor(void *user, const char *name)
 {
@@ -238,22 +257,28 @@ static swin_status read_factor(void *user, const char *name)
         return swin_fail(SWIN_ERR_UNSUPPORTED, "%s: factors for %.200s are unknown to this version", r->path,
                          name);
     char set[SWIN_SITE_NAME_MAX + 32];
-    void *data;
-    size_t count;
+    swin_site_record *s = &r->f->sites[i];
+    s->channels = swin_config_stage(&r->f->config, swin_site_stage(site)).hidden;
     snprintf(set, sizeof set, FACTORS "/%s", name);
-    SWIN_TRY(swin_h5_read(r->h, set, SWIN_F32, &data, &count));
-    const float *v = data;
-    const int hidden = swin_config_stage(&r->f->config, swin_site_stage(site)).hidden;
-    bool ok = count == (size_t)hidden;
-    for (size_t k = 0; ok && k < count; k++) ok = isnormal(v[k]) && v[k] > 0 && isnormal(1.0f / v[k]);
-    if (!ok) {
-        free(data);
-        return swin_fail(SWIN_ERR_VALUE, "%s: %s must hold %d positive numbers", r->path, set, hidden);
-    }
-    free(r->f->sites[i].factor);
-    r->f->sites[i].factor = data;
-    r->f->sites[i].channels = hidden;
-    return SWIN_OK;
+    return read_channels(&s->factor, r, set, s->channels);
+}
+
+/* Only what mode 1 rounds and mode 2 does not can have a scale for each channel. */
+static swin_status read_output(void *user, const char *name)
+{
+    const reader *r = user;
+    const swin_site site = swin_site_find(&r->f->config, name);
+    const int i = site == SWIN_NO_SITE ? -1 : swin_site_index(&r->f->config, site);
+    if (i < 0 || swin_site_role_of(site) != SWIN_ROLE_AFTERGEMM_WIDE || r->f->mode != SWIN_INT8_MODE_1)
+        return swin_fail(SWIN_ERR_UNSUPPORTED,
+                         "%s: scales for each channel of %.200s are unknown to this version", r->path, name);
+    char set[SWIN_SITE_NAME_MAX + 32];
+    swin_site_record *s = &r->f->sites[i];
+    swin_linear_weight l;
+    SWIN_TRY(swin_linear_shape_of(&l, &r->f->config, site - 1)); /* follows its weight in the list of kinds */
+    s->channels = l.out;
+    snprintf(set, sizeof set, OUTPUTS "/%s", name);
+    return read_channels(&s->channel_scale, r, set, s->channels);
 }
 
 /* A group that the model does not know means that file and model text do not belong together. */
@@ -275,7 +300,8 @@ static swin_status read_all(const reader *r)
     SWIN_TRY(swin_h5_each(r->h, "/sites", known_site, (void *)r));
     SWIN_TRY(swin_corrections_read_steps(&r->f->corrections, r->h, r->path));
     SWIN_TRY(swin_relaxation_read(&r->f->relaxation, r->h, r->path));
-    return swin_h5_exists(r->h, FACTORS) ? swin_h5_each(r->h, FACTORS, read_factor, (void *)r) : SWIN_OK;
+    if (swin_h5_exists(r->h, FACTORS)) SWIN_TRY(swin_h5_each(r->h, FACTORS, read_factor, (void *)r));
+    return swin_h5_exists(r->h, OUTPUTS) ? swin_h5_each(r->h, OUTPUTS, read_output, (void *)r) : SWIN_OK;
 }
 
 swin_status swin_calib_file_read(swin_calib_file *f, const char *path, bool with_histograms)

@@ -78,14 +78,15 @@ static swin_status write_weight(swin_h5 *h, const swin_weight_record *r)
     return swin_h5_write(h, p.set, SWIN_F32, r->amax_channel, 1, &channels, false);
 }
 
-static swin_status write_factor(swin_h5 *h, const swin_site_record *r)
+static swin_status write_channels(swin_h5 *h, const swin_site_record *r)
 {
     char name[SWIN_SITE_NAME_MAX], set[SWIN_SITE_NAME_MAX + 32];
-    if (!r->factor) return SWIN_OK;
+    const float *v = r->factor ? r->factor : r->channel_scale;
+    if (!v) return SWIN_OK;
     swin_site_name(r->site, name);
-    snprintf(set, sizeof set, "/corrections/factors/%s", name);
+    snprintf(set, sizeof set, "/corrections/%s/%s", r->factor ? "factors" : "outputs", name);
     const int64_t channels = r->channels;
-    return swin_h5_write(h, set, SWIN_F32, r->factor, 1, &channels, false);
+    return swin_h5_write(h, set, SWIN_F32, v, 1, &channels, false);
 }
 
 swin_status swin_calib_file_write(const swin_calib_file *f, const char *path)
@@ -95,7 +96,7 @@ swin_status swin_calib_file_write(const swin_calib_file *f, const char *path)
     swin_status st = write_root(h, f);
     for (int i = 0; st == SWIN_OK && i < f->nsites; i++) st = write_site(h, &f->sites[i]);
     for (int i = 0; st == SWIN_OK && i < f->nweights; i++) st = write_weight(h, &f->weights[i]);
-    for (int i = 0; st == SWIN_OK && i < f->nsites; i++) st = write_factor(h, &f->sites[i]);
+    for (int i = 0; st == SWIN_OK && i < f->nsites; i++) st = write_channels(h, &f->sites[i]);
     if (st == SWIN_OK) st = swin_corrections_write(&f->corrections, h);
     if (st == SWIN_OK) st = swin_relaxation_write(&f->relaxation, h);
     if (st == SWIN_OK) st = swin_h5_commit(h);

@@ -3,6 +3,8 @@
  *   /corrections/weights/<official key>   float32: the new values of that parameter, all of them, in its own order
  *   /corrections/factors/<site>           float32 [channels]: the site's values are divided by these before they are quantized,
  *                                         and the weight that reads them (under weights) is multiplied (int8-mode 3, fc2's input)
+ *   /corrections/outputs/<site>           float32 [channels]: the scale of each output channel where fc2's and merging's products
+ *                                         are rounded (int8-mode 1), in place of the site's one; no per-tensor engine can do so
  *   /corrections/steps/<n>_<method>       a group for each method that ran, in order: attributes sqnr_before_db, sqnr_after_db
  *                                         (logits against fp32 on calibration images that the method did not see) and changed,
  *                                         in words

@@ -186,6 +186,39 @@ static swin_status check_factors(const swin_export_format *format, const swin_ca
     return SWIN_OK;
 }
 
+static swin_status check_channel_scale(const swin_export_format *format, const swin_calib_file *f,
+                                       const swin_site_record *r)
+{
+    char name[SWIN_SITE_NAME_MAX];
+    swin_linear_weight l;
+    swin_site_name(r->site, name);
+    if (swin_site_role_of(r->site) != SWIN_ROLE_AFTERGEMM_WIDE)
+        return swin_fail(SWIN_ERR_UNSUPPORTED, "%s: no export has a scale for each channel of this site",
+                         name);
+    if (!(format->flags & SWIN_EXPORT_CHANNELS))
+        return swin_fail(
+            SWIN_ERR_UNSUPPORTED,
+            "%s has one scale for a tensor, and recovery chose one for each channel of %s: take "
+            "onnx-qdq, json or csv, or calibrate with --recover fast (or best's methods without outputs)",
+            format->name, name);
+    SWIN_TRY(swin_linear_shape_of(&l, &f->config, r->site - 1));
+    if (r->channels != l.out)
+        return swin_fail(SWIN_ERR_MISMATCH, "%s: %d scales for %d channels", name, r->channels, l.out);
+    for (int k = 0; k < l.out; k++)
+        if (!usable(r->channel_scale[k]) || !isnormal(r->channel_scale[k]))
+            return swin_fail(SWIN_ERR_VALUE, "%s: the scale of channel %d is %g", name, k,
+                             (double)r->channel_scale[k]);
+    return SWIN_OK;
+}
+
+static swin_status check_channel_scales(const swin_export_format *format, const swin_calib_file *f)
+{
+    for (int i = 0; f && i < f->nsites; i++)
+        if (f->sites[i].channel_scale && f->sites[i].enabled)
+            SWIN_TRY(check_channel_scale(format, f, &f->sites[i]));
+    return SWIN_OK;
+}
+
 swin_status swin_export_check_weights(const swin_export_job *job)
 {
     const swin_site_record *first = first_factored(job->calib);
@@ -210,6 +243,7 @@ swin_status swin_export_check(const swin_export_format *format, const swin_expor
     SWIN_TRY(check_inputs(format, job));
     if (format->flags & SWIN_EXPORT_CALIB) SWIN_TRY(check_calib(format, job->calib));
     SWIN_TRY(check_factors(format, job->calib));
+    SWIN_TRY(check_channel_scales(format, job->calib));
     if (job->corrected && !(format->flags & SWIN_EXPORT_WEIGHTS) && !job->weights_out)
         return swin_fail(
             SWIN_ERR_UNSUPPORTED,

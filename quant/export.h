@@ -24,7 +24,9 @@ enum {
     SWIN_EXPORT_DIR = 32,   /* writes several files: --output is a folder, made if need be */
     SWIN_EXPORT_FT = 64,    /* is FasterTransformer's, whose Swin V2 knows no int8-mode 2 */
     /* Says what GELU's output is divided by, channel by channel (quant/corrections.h): others refuse a file with factors. */
-    SWIN_EXPORT_FACTORS = 128
+    SWIN_EXPORT_FACTORS = 128,
+    /* Says, or does without, the scales of single output channels: others refuse a file with them. */
+    SWIN_EXPORT_CHANNELS = 256
 };
 
 typedef struct swin_export_job {
@@ -56,7 +58,7 @@ const swin_export_format *swin_export_find(const char *name); /* NULL: unknown *
  *
  * SWIN_ERR_VALUE        a site's amax or scale, a weight's, or a factor is missing, zero or not finite
  * SWIN_ERR_UNSUPPORTED  zero points in a symmetric format; relaxed sites, or a mode, that the engine does not follow; factors
- *                       where the engine cannot divide by them; corrected weights in a format without weights
+ *                       where the engine cannot divide by them; scales of single output channels; corrected weights in a format without weights
  */
 swin_status swin_export_check(const swin_export_format *format, const swin_export_job *job);
 

@@ -24,14 +24,15 @@ static json_t *reals(const float *v, int n)
     return array;
 }
 
-/* "factors": what the site's channels are divided by, where they are. */
+/* "factors": what the site's channels are divided by, "channel_scales": what they are rounded with, where there are any. */
 static json_t *site(const swin_site_record *r)
 {
-    return json_pack("{s:s, s:b, s:f, s:f, s:f, s:f, s:i, s:i, s:i, s:o*}", "kind",
+    return json_pack("{s:s, s:b, s:f, s:f, s:f, s:f, s:i, s:i, s:i, s:o*, s:o*}", "kind",
                      swin_site_role_name(swin_site_role_of(r->site)), "enabled", r->enabled, "amax",
                      (double)r->amax, "min", (double)r->min, "max", (double)r->max, "scale",
                      (double)r->q.scale, "zero_point", r->q.zero_point, "qmin", r->q.qmin, "qmax", r->q.qmax,
-                     "factors", r->factor ? reals(r->factor, r->channels) : NULL);
+                     "factors", r->factor ? reals(r->factor, r->channels) : NULL, "channel_scales",
+                     r->channel_scale ? reals(r->channel_scale, r->channels) : NULL);
 }
 
 static json_t *weight(const swin_weight_record *w)
@@ -72,7 +73,7 @@ static swin_status save(const swin_export_job *job)
 const swin_export_format swin_export_json = {
     .name = "json",
     .help = "for scripts: every site with kind, enabled, amax, min, max, scale, zero point, codes; weights "
-            "per channel, factors",
-    .flags = SWIN_EXPORT_CALIB | SWIN_EXPORT_FACTORS,
+            "per channel, factors, scales of output channels",
+    .flags = SWIN_EXPORT_CALIB | SWIN_EXPORT_FACTORS | SWIN_EXPORT_CHANNELS,
     .write = save,
 };

@@ -47,6 +47,6 @@ const swin_export_format swin_export_onnx_fp16 = {
     .name = "onnx-fp16",
     .help =
         "ONNX opset 17, float16 weights and arithmetic, LayerNorm and softmax in float32, float32 in and out",
-    .flags = SWIN_EXPORT_WEIGHTS | SWIN_EXPORT_FACTORS,
+    .flags = SWIN_EXPORT_WEIGHTS | SWIN_EXPORT_FACTORS | SWIN_EXPORT_CHANNELS,
     .write = save,
 };

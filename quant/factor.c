@@ -1,5 +1,6 @@
 #include "quant/factor.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 bool swin_has_factor(const swin_calib_file *f, swin_site site)
@@ -8,16 +9,35 @@ bool swin_has_factor(const swin_calib_file *f, swin_site site)
     return r && r->factor;
 }
 
-/* Through host memory: backends need no operator for what their integer kernels do by themselves. */
-static swin_status divide(swin_dev *dev, swin_tensor *x, const float *factor)
+static float over_factor(float x, float factor)
 {
+    return x * (1.0f / factor);
+}
+
+static float rounded(float x, float scale)
+{
+    const float code = rintf(x * (1.0f / scale));
+    return fminf(fmaxf(code, -127.0f), 127.0f) * scale;
+}
+
+/* Through host memory: backends need no operator for what their integer kernels do by themselves. */
+static swin_status each_value(const swin_tap_point *p, const float *of_column, int columns,
+                              float (*change)(float x, float of_column))
+{
+    const swin_tensor *x = p->x;
     const size_t rows = (size_t)x->rows, cols = (size_t)x->cols, n = rows * cols;
+    if (x->cols != columns || x->ld != x->cols || x->dtype != SWIN_F32) {
+        char name[SWIN_SITE_NAME_MAX];
+        swin_site_name(p->site, name);
+        return swin_fail(SWIN_ERR_MISMATCH, "%s: numbers for %d channels, the tensor has %lld", name, columns,
+                         (long long)x->cols);
+    }
     float *host = malloc(n ? n * sizeof *host : 1);
     if (!host) return swin_fail(SWIN_ERR_MEM, "no memory for %zu values", n);
-    swin_status st = dev->ops->download(dev, host, x->data, n * sizeof *host);
+    swin_status st = p->dev->ops->download(p->dev, host, x->data, n * sizeof *host);
     for (size_t r = 0; st == SWIN_OK && r < rows; r++)
-        for (size_t k = 0; k < cols; k++) host[r * cols + k] *= 1.0f / factor[k];
-    if (st == SWIN_OK) st = dev->ops->upload(dev, x->data, host, n * sizeof *host);
+        for (size_t k = 0; k < cols; k++) host[r * cols + k] = change(host[r * cols + k], of_column[k]);
+    if (st == SWIN_OK) st = p->dev->ops->upload(p->dev, x->data, host, n * sizeof *host);
     free(host);
     return st;
 }
@@ -25,14 +45,12 @@ static swin_status divide(swin_dev *dev, swin_tensor *x, const float *factor)
 swin_status swin_divide_by_factor(const swin_calib_file *f, const swin_tap_point *p)
 {
     const swin_site_record *r = swin_calib_file_site(f, p->site);
-    if (!r || !r->factor) return SWIN_OK;
-    if (p->x->cols != r->channels || p->x->ld != p->x->cols || p->x->dtype != SWIN_F32) {
-        char name[SWIN_SITE_NAME_MAX];
-        swin_site_name(p->site, name);
-        return swin_fail(SWIN_ERR_MISMATCH, "%s: factors for %d channels, the tensor has %lld", name,
-                         r->channels, (long long)p->x->cols);
-    }
-    return divide(p->dev, p->x, r->factor);
+    return r && r->factor ? each_value(p, r->factor, r->channels, over_factor) : SWIN_OK;
+}
+
+swin_status swin_fake_quant_channels(const swin_site_record *r, const swin_tap_point *p)
+{
+    return each_value(p, r->channel_scale, r->channels, rounded);
 }
 
 static bool wants(void *user, swin_site site)

@@ -106,20 +106,30 @@ bool onnx_softmax_is_u8(const onnx_build *b)
     return r && r->q.qmin == 0;
 }
 
+/* One scale, or one for each channel of the last axis, where every zero point is 0. */
 swin_onnx_value onnx_quantize(onnx_build *b, swin_site_kind kind, swin_onnx_value x)
 {
     const swin_site_record *r = enabled_record(b, kind);
     if (!r) return x;
     swin_onnx *g = b->g;
     const char *name = onnx_site_name(b, kind);
-    const swin_onnx_value scale =
-        swin_onnx_const(g, swin_onnx_text(g, "%s/scale", name), SWIN_F32, 0, NULL, &r->q.scale);
-    const int8_t zero = (int8_t)r->q.zero_point; /* u8 zero points have the same bits */
+    const bool channels = r->channel_scale != NULL;
+    const size_t count = channels ? (size_t)r->channels : 1;
+    const int64_t dims[] = { (int64_t)count };
+    int8_t *zero = swin_onnx_alloc(g, count);
+    if (!zero) return "";
+    memset(zero, r->q.zero_point, count); /* u8 zero points have the same bits */
+    const swin_onnx_value scale = swin_onnx_const(g, swin_onnx_text(g, "%s/scale", name), SWIN_F32, channels,
+                                                  dims, channels ? r->channel_scale : &r->q.scale);
     const swin_onnx_value zp = swin_onnx_const(g, swin_onnx_text(g, "%s/zero_point", name),
-                                               r->q.qmin < 0 ? SWIN_S8 : SWIN_U8, 0, NULL, &zero);
+                                               r->q.qmin < 0 ? SWIN_S8 : SWIN_U8, channels, dims, zero);
     const swin_onnx_value q =
         swin_onnx_node(g, "QuantizeLinear", swin_onnx_text(g, "%s/q", name), x, scale, zp);
-    return swin_onnx_node(g, "DequantizeLinear", swin_onnx_text(g, "%s/dq", name), q, scale, zp);
+    if (channels) swin_onnx_attr_int(g, "axis", -1);
+    const swin_onnx_value y =
+        swin_onnx_node(g, "DequantizeLinear", swin_onnx_text(g, "%s/dq", name), q, scale, zp);
+    if (channels) swin_onnx_attr_int(g, "axis", -1);
+    return y;
 }
 
 /* int8 codes as a constant and one DequantizeLinear: smaller than float weights behind Q/DQ, and the same numbers. */

@@ -12,6 +12,7 @@ swin_status swin_plan_create(swin_plan *p, const swin_calib_file *f, swin_granul
         const swin_site_record *r = &f->sites[i];
         sites[i] = (swin_site_plan){ .enabled = r->enabled,
                                      .factor = r->factor,
+                                     .channel_scale = r->channel_scale,
                                      .scale = r->q.scale,
                                      .zero_point = r->q.zero_point,
                                      .qmin = r->q.qmin,

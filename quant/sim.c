@@ -108,12 +108,19 @@ swin_status swin_sim_reload(swin_sim *s, int part, const swin_weights *w)
     return swin_net_reload(s->net, part, &s->w);
 }
 
-/* The activation's quantizer, NULL for none. */
-static const swin_quant *quant_of(const swin_sim *s, swin_site site)
+/* The record of an activation that is quantized here, NULL for none. */
+static const swin_site_record *quantized(const swin_sim *s, swin_site site)
 {
     if (swin_site_role_of(site) == SWIN_ROLE_WEIGHT) return NULL;
     const swin_site_record *r = swin_calib_file_site(s->f, site);
-    return r && r->enabled && !softmax_makes(r) ? &r->q : NULL;
+    return r && r->enabled && !softmax_makes(r) ? r : NULL;
+}
+
+static swin_status fake_quant(const swin_site_record *r, const swin_tap_point *p)
+{
+    const swin_quant *q = &r->q;
+    if (r->channel_scale) return swin_fake_quant_channels(r, p);
+    return p->dev->ops->fake_quant(p->dev, p->x, q->scale, q->zero_point, q->qmin, q->qmax);
 }
 
 static bool other_wants(const swin_sim *s, swin_site site)
@@ -124,15 +131,15 @@ static bool other_wants(const swin_sim *s, swin_site site)
 static bool wants(void *user, swin_site site)
 {
     const swin_sim *s = user;
-    return quant_of(s, site) || swin_has_factor(s->f, site) || other_wants(s, site);
+    return quantized(s, site) || swin_has_factor(s->f, site) || other_wants(s, site);
 }
 
 static swin_status at(void *user, const swin_tap_point *p)
 {
     const swin_sim *s = user;
-    const swin_quant *q = quant_of(s, p->site);
+    const swin_site_record *r = quantized(s, p->site);
     SWIN_TRY(swin_divide_by_factor(s->f, p));
-    if (q) SWIN_TRY(p->dev->ops->fake_quant(p->dev, p->x, q->scale, q->zero_point, q->qmin, q->qmax));
+    if (r) SWIN_TRY(fake_quant(r, p));
     return other_wants(s, p->site) ? s->also->at(s->also->user, p) : SWIN_OK;
 }
 

@@ -188,6 +188,39 @@ static void test_residuals(void **state)
     judge("linear_s8_residual");
 }
 
+/* A step of rounding for each output channel: into a residual stream and as an output of its own. */
+static void test_output_scales(void **state)
+{
+    (void)state;
+    NEED_GPU();
+    swin_rng rng = { 46 };
+    static const int shapes[][2] = { { 96, 384 }, { 37, 29 }, { 384, 768 }, { 768, 3072 }, { 1024, 512 } };
+    const swin_windows g = { .images = 2, .height = 14, .width = 21, .window = 7, .shift = 3 };
+    const int64_t m = swin_windows_tokens(&g);
+    for (size_t s = 0; s < SWIN_COUNT(shapes); s++)
+        for (size_t t = 0; t < SWIN_COUNT(types) && !(brief && s > 1); t++) {
+            const int n = shapes[s][0], k = shapes[s][1];
+            const float size = typical(k, 0.02f), after = 0.02f * size;
+            float *step_d, *step = vector(&rng, n, (double)after, 0.15 * (double)after, &step_d);
+            layer l = layer_make(&rng, n, k, -77, true, RANDOM);
+            l.r.after = step, l.g.after = step_d;
+            pair x = codes(&rng, m, k, k, 0.02f, -77, RANDOM), y = floats(&rng, types[t], m, n, n + 8, size),
+                 z = make(types[t], m, n, n);
+            const swin_windows *order = t & 1 ? &g : NULL;
+            CHECK_OK(ref->ops->linear_s8_residual(ref, &y.h, &x.h, &l.r, after, order));
+            CHECK_OK(gpu->ops->linear_s8_residual(gpu, &y.d, &x.d, &l.g, after, order));
+            compare_floats(&y, 4e-3, "linear_s8_residual with a step for each column");
+            CHECK_OK(ref->ops->linear_s8(ref, &z.h, 1, &x.h, &l.r, after, SWIN_ACT_NONE));
+            CHECK_OK(gpu->ops->linear_s8(gpu, &z.d, 1, &x.d, &l.g, after, SWIN_ACT_NONE));
+            compare_floats(&z, 4e-3, "linear_s8 with a step for each column");
+            gpu->ops->free(gpu, step_d);
+            free(step);
+            layer_free(&l);
+            drop(&x), drop(&y), drop(&z);
+        }
+    judge("output scales");
+}
+
 /* Factors of GELU's output: in a product's last step on tensor cores and in the plain kernel, and where a
  * float layer's output becomes codes. */
 static void test_factors(void **state)
@@ -312,10 +345,10 @@ int main(int argc, char **argv)
 {
     if (argc > 1) cmocka_set_test_filter(argv[1]);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_norms),    cmocka_unit_test(test_quantize_by_hand),
-        cmocka_unit_test(test_products), cmocka_unit_test(test_residuals),
-        cmocka_unit_test(test_rows),     cmocka_unit_test(test_factors),
-        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_norms),         cmocka_unit_test(test_quantize_by_hand),
+        cmocka_unit_test(test_products),      cmocka_unit_test(test_residuals),
+        cmocka_unit_test(test_rows),          cmocka_unit_test(test_factors),
+        cmocka_unit_test(test_output_scales), cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, open_devices, close_devices);
 }

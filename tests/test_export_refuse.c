@@ -219,7 +219,7 @@ static void test_factor_tables(void **state)
         const float v = strtof(line, &line);
         CHECK(v == r->factor[k], "csv, channel %d: %g", k, (double)v);
     }
-    CHECK(*line == '\n', "more than %d factors: %.20s", r->channels, line);
+    CHECK(*line == ',', "more than %d factors: %.20s", r->channels, line);
     free(text);
     CHECK_OK(export_model_run(&m, "json", "t"));
     json_t *root = json_load_file(export_model_path(&m, "t"), 0, NULL),
@@ -234,6 +234,104 @@ static void test_factor_tables(void **state)
             CHECK((float)json_real_value(json_array_get(v, (size_t)k)) == r->factor[k], "json, channel %d",
                   k);
         CHECK(!v || json_array_size(v) == (size_t)r->channels, "json: %zu factors", json_array_size(v));
+    }
+    json_decref(root);
+    export_model_free(&m);
+}
+
+/* ---- scales of output channels ------------------------------------------------------------------------------ */
+
+static const char scaled[] = "layers.0.blocks.1.mlp.fc2._aftergemm";
+
+static swin_site_record *plant_scales(export_model *m)
+{
+    swin_site_record *r = export_model_site(m, scaled);
+    r->channels = swin_config_stage(&m->config, 0).channels;
+    r->channel_scale = malloc((size_t)r->channels * sizeof *r->channel_scale);
+    CHECK(r->channel_scale != NULL, "no memory");
+    for (int k = 0; k < r->channels; k++) r->channel_scale[k] = 0.01f + 0.003f * (float)k;
+    return r;
+}
+
+/* Engines with one scale for a tensor refuse, and say what to do; where the site is relaxed nobody asks. */
+static void test_channel_scales(void **state)
+{
+    (void)state;
+    export_model m;
+    int taken = 0, refused = 0;
+    export_model_make(&m, SWIN_INT8_MODE_1);
+    swin_site_record *r = plant_scales(&m);
+    m.job.corrected = m.job.weights_out = true;
+    for (const swin_export_format *const *f = swin_export_formats(); *f; f++) {
+        const char *name = strcmp((*f)->name, "pytorch") == 0 ? "r.npz" : "r";
+        if ((*f)->flags & SWIN_EXPORT_CHANNELS) {
+            CHECK_OK(export_model_run(&m, (*f)->name, "taken"));
+            taken++;
+            continue;
+        }
+        CHECK_FAILS(export_model_run(&m, (*f)->name, name), SWIN_ERR_UNSUPPORTED, scaled);
+        CHECK(strstr(swin_error_message(), "--recover fast"), "%s", swin_error_message());
+        CHECK(access(export_model_path(&m, name), F_OK) != 0, "%s left a file", (*f)->name);
+        refused++;
+    }
+    CHECK(taken == 5 && refused == 6, "%d take them, %d refuse", taken, refused);
+    r->enabled = false;
+    CHECK_OK(export_model_run(&m, "onnxruntime", "t"));
+    export_model_free(&m);
+}
+
+static void test_unusable_channel_scales(void **state)
+{
+    (void)state;
+    static const float bad[] = { 0, -1, NAN, INFINITY, 1e-40f };
+    export_model m;
+    export_model_make(&m, SWIN_INT8_MODE_1);
+    swin_site_record *r = plant_scales(&m);
+    for (size_t i = 0; i < SWIN_COUNT(bad); i++) {
+        r->channel_scale[3] = bad[i];
+        CHECK_FAILS(export_model_run(&m, "onnx-qdq", "t"), SWIN_ERR_VALUE, "channel 3");
+    }
+    r->channel_scale[3] = 1;
+    r->channels++;
+    CHECK_FAILS(export_model_run(&m, "onnx-qdq", "t"), SWIN_ERR_MISMATCH, scaled);
+    r->channels--;
+    swin_site_record *other = export_model_site(&m, "layers.0.blocks.1.mlp.fc1._aftergemm");
+    other->channel_scale = r->channel_scale;
+    other->channels = r->channels;
+    r->channel_scale = NULL;
+    CHECK_FAILS(export_model_run(&m, "json", "t"), SWIN_ERR_UNSUPPORTED, "fc1._aftergemm");
+    export_model_free(&m);
+}
+
+/* Every number, at its site alone. */
+static void test_channel_scale_tables(void **state)
+{
+    (void)state;
+    export_model m;
+    size_t size;
+    export_model_make(&m, SWIN_INT8_MODE_1);
+    const swin_site_record *r = plant_scales(&m);
+    CHECK_OK(export_model_run(&m, "csv", "t"));
+    char *text = (char *)export_model_read(&m, "t", &size), *line = strstr(text, scaled);
+    CHECK(line != NULL, "no line");
+    for (int i = 0; i < 11; i++) line = strchr(line, ',') + 1;
+    for (int k = 0; k < r->channels; k++) {
+        const float v = strtof(line, &line);
+        CHECK(v == r->channel_scale[k], "csv, channel %d: %g", k, (double)v);
+    }
+    CHECK(*line == '\n', "more than %d scales: %.20s", r->channels, line);
+    free(text);
+    CHECK_OK(export_model_run(&m, "json", "t"));
+    json_t *root = json_load_file(export_model_path(&m, "t"), 0, NULL), *site;
+    const char *name;
+    json_object_foreach(json_object_get(root, "sites"), name, site)
+    {
+        const json_t *v = json_object_get(site, "channel_scales");
+        CHECK((v != NULL) == (strcmp(name, scaled) == 0), "json: %s", name);
+        for (int k = 0; v && k < r->channels; k++)
+            CHECK((float)json_real_value(json_array_get(v, (size_t)k)) == r->channel_scale[k],
+                  "json, channel %d", k);
+        CHECK(!v || json_array_size(v) == (size_t)r->channels, "json: %zu scales", json_array_size(v));
     }
     json_decref(root);
     export_model_free(&m);
@@ -274,6 +372,9 @@ int main(void)
         cmocka_unit_test(test_factors),
         cmocka_unit_test(test_unusable_factors),
         cmocka_unit_test(test_factor_tables),
+        cmocka_unit_test(test_channel_scales),
+        cmocka_unit_test(test_unusable_channel_scales),
+        cmocka_unit_test(test_channel_scale_tables),
         cmocka_unit_test(test_missing_inputs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -248,16 +248,22 @@ static void test_linear_codes(void **state)
     report("linear_s8 with GELU", &gelu);
 }
 
-/* residual += v, in the same order and through shifted windows. */
+/* residual += v, in the same order and through shifted windows; the product rounded with one step, or one for each column. */
 static void test_linear_residual(void **state)
 {
     (void)state;
     const swin_windows g = { 2, 14, 14, 7, 3 };
     const int64_t rows = swin_windows_tokens(&g);
     layer l = layer_make(rows, 132, 99, -128, ANY, 50);
-    for (int k = 0; k < 4; k++) {
+    float after[99], one[99];
+    swin_rng steps = { 52 };
+    for (int i = 0; i < l.out; i++) {
+        after[i] = 0.003f * expf(4 * (float)swin_rng_uniform(&steps));
+        one[i] = 0.03f;
+    }
+    for (int k = 0; k < 8; k++) { /* 4: steps of their own, in 6 that one's and no others */
         const swin_windows *order = k & 1 ? &g : NULL;
-        mat all[8];
+        mat all[8], same = mat_make(rows, l.out, l.out);
         for (int i = 0; i < backend_count; i++) {
             const backend *b = &backends_under_test[i];
             swin_rng rng = { 51 };
@@ -265,13 +271,23 @@ static void test_linear_residual(void **state)
             mat_fill(&all[i], &rng, false, 2);
             swin_tensor t = mat_view(&all[i]);
             swin_linear p = prepared(b, &l, true);
-            CHECK_OK(b->ops->linear_s8_residual(b->dev, &t, &l.x.t, &p, k & 2 ? 0.03f : 0, order));
+            if (k >= 4) p.after = k & 2 ? one : after;
+            CHECK_OK(b->ops->linear_s8_residual(b->dev, &t, &l.x.t, &p, k & 6 ? 0.03f : 0, order));
+            if (k >= 6) { /* as with no vector */
+                swin_tensor u = mat_view(&same);
+                rng = (swin_rng){ 51 };
+                mat_fill(&same, &rng, false, 2);
+                p.after = NULL;
+                CHECK_OK(b->ops->linear_s8_residual(b->dev, &u, &l.x.t, &p, 0.03f, order));
+                CHECK(mat_same(&all[i], &same), "%s: equal steps of columns are not that step", b->label);
+            }
             b->ops->linear_release(b->dev, &p);
             CHECK(mat_intact(&all[i]), "%s linear_s8_residual wrote outside", b->label);
             CHECK(mat_same(&all[i], &all[0]), "%s linear_s8_residual: %.2e from ref", b->label,
                   mat_rel_l2(&all[i], &all[0]));
         }
         for (int i = 0; i < backend_count; i++) mat_free(&all[i]);
+        mat_free(&same);
     }
     layer_free(&l);
 }

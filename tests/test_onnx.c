@@ -260,6 +260,44 @@ static void test_factors(void **state)
     export_model_free(&m);
 }
 
+static int64_t axis_of(const Onnx__NodeProto *n)
+{
+    for (size_t i = 0; n && i < n->n_attribute; i++)
+        if (strcmp(n->attribute[i]->name, "axis") == 0) return n->attribute[i]->i;
+    return 0;
+}
+
+/* A product with a scale for each channel: Q and DQ along the last axis, and along none elsewhere. */
+static void test_channel_scales(void **state)
+{
+    (void)state;
+    static const char site[] = "layers.1.blocks.0.mlp.fc2._aftergemm";
+    export_model m;
+    export_model_make(&m, SWIN_INT8_MODE_1);
+    swin_site_record *r = export_model_site(&m, site);
+    r->channels = swin_config_stage(&m.config, 1).channels;
+    r->channel_scale = malloc((size_t)r->channels * sizeof *r->channel_scale);
+    for (int k = 0; k < r->channels; k++) r->channel_scale[k] = 0.01f + 0.003f * (float)k;
+    CHECK_OK(export_model_run(&m, "onnx-qdq", "t"));
+    Onnx__ModelProto *model = load(&m, "t");
+    check_order(model);
+    const Onnx__TensorProto *scale = constant(model, "layers.1.blocks.0.mlp.fc2._aftergemm/scale"),
+                            *zero = constant(model, "layers.1.blocks.0.mlp.fc2._aftergemm/zero_point"),
+                            *other = constant(model, "layers.0.blocks.0.mlp.fc2._aftergemm/scale");
+    CHECK(scale && scale->n_dims == 1 && scale->dims[0] == r->channels, "scales");
+    CHECK(zero && zero->n_dims == 1 && zero->dims[0] == r->channels, "zero points");
+    CHECK(other && other->n_dims == 0, "scales elsewhere");
+    for (int k = 0; k < r->channels; k++) {
+        CHECK(((const float *)(const void *)scale->raw_data.data)[k] == r->channel_scale[k], "scale %d", k);
+        CHECK(zero->raw_data.data[k] == 0, "zero point %d", k);
+    }
+    CHECK(axis_of(producer(model, "layers.1.blocks.0.mlp.fc2._aftergemm/q")) == -1 &&
+              axis_of(producer(model, "layers.1.blocks.0.mlp.fc2._aftergemm/dq")) == -1,
+          "axis");
+    unload(model);
+    export_model_free(&m);
+}
+
 static void test_relaxed_weight(void **state)
 {
     (void)state;
@@ -453,9 +491,9 @@ int main(void)
         cmocka_unit_test(test_streaming_memory), /* first: peak memory only grows */
         cmocka_unit_test(test_float_graph),      cmocka_unit_test(test_float_graph_v2),
         cmocka_unit_test(test_qdq_graph),        cmocka_unit_test(test_relaxed_weight),
-        cmocka_unit_test(test_factors),          cmocka_unit_test(test_fp16_graph),
-        cmocka_unit_test(test_external_data),    cmocka_unit_test(test_size_limit),
-        cmocka_unit_test(test_program_memory),
+        cmocka_unit_test(test_channel_scales),   cmocka_unit_test(test_factors),
+        cmocka_unit_test(test_fp16_graph),       cmocka_unit_test(test_external_data),
+        cmocka_unit_test(test_size_limit),       cmocka_unit_test(test_program_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

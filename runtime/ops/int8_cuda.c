@@ -200,6 +200,7 @@ swin_gemm_s8 swin_gemm_s8_of(const swin_tensor *x, const swin_linear *l, float a
                            .bias = p->bias,
                            .after = after_scale,
                            .after_inverse = after_scale > 0 ? 1.0f / after_scale : 0,
+                           .afters = after_scale > 0 ? l->after : NULL,
                            .parts = 1,
                            .width = l->out };
 }

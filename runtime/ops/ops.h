@@ -73,7 +73,10 @@ typedef struct swin_linear {
     int in, out;       /* K, N */
     swin_dtype dtype;  /* what it computes in: SWIN_F32, SWIN_F16, SWIN_BF16 */
     const float *bias; /* [out] float32, device; NULL: none */
-    void *packed;      /* the backend's own form of the weight, owned by this struct */
+    /* SWIN_S8, on a backend with after_channels: [out] float32, device, lives as long as the layer: a scale for each channel
+     * where linear_s8 rounds with after_scale; NULL: after_scale for all. Set by the caller after linear_s8_prepare. */
+    const float *after;
+    void *packed; /* the backend's own form of the weight, owned by this struct */
 } swin_linear;
 
 typedef enum swin_act { SWIN_ACT_NONE, SWIN_ACT_GELU } swin_act; /* GELU: 0.5 x (1 + erf(x / sqrt 2)) */
@@ -252,6 +255,7 @@ struct swin_ops {
      * quantize and linear_s8, and fc2's input in a half block, may carry `shrink` vectors: x is then x * shrink[column],
      * rounded to float32 (or 1 / scale is multiplied by it). */
     bool shrinks;
+    bool after_channels; /* swin_linear.after is honoured */
 
     /* out S8 = x quantized; same shape, no overlap. */
     swin_status (*quantize)(swin_dev *dev, swin_tensor *out, const swin_tensor *x);
@@ -260,7 +264,7 @@ struct swin_ops {
     swin_status (*linear_s8_prepare)(swin_dev *dev, swin_linear *l, const int8_t *codes, const float *scale,
                                      const float *bias, int out, int in, int x_zero_point);
     /* acc = sum (x - zero point) w, exact in INT32; v = acc * (x->scale * scale[n]); after_scale > 0: v is rounded to
-     * [-127, 127] steps of after_scale (modes 1 and 2); v = act(v + bias). y is `parts` equal column ranges of one matrix,
+     * [-127, 127] steps of after_scale, or of l->after[n] (modes 1 and 2); v = act(v + bias). y is `parts` equal column ranges of one matrix,
      * each F32 (v), S8 (v quantized with that part's scale) or S32 (acc itself). */
     swin_status (*linear_s8)(swin_dev *dev, swin_tensor *y, int parts, const swin_tensor *x,
                              const swin_linear *l, float after_scale, swin_act act);

@@ -385,6 +385,7 @@ const swin_ops swin_ops_cpu = {
     .observer_read = swin_observer_read_cpu,
     .quantize = quantize,
     .shrinks = true,
+    .after_channels = true,
     .linear_s8_prepare = swin_linear_s8_prepare_cpu,
     .linear_s8 = swin_linear_s8_cpu,
     .linear_s8_residual = swin_linear_s8_residual_cpu,

@@ -218,24 +218,32 @@ typedef struct finish_span {
 /* What one vector of columns needs on every row. */
 typedef struct column {
     vf scale, bias;
+    vf step, inverse; /* of the rounding before the bias */
     const int32_t *sums;
     int left; /* columns of the span from here on */
 } column;
 
 ALWAYS_INLINE column column_of(const finish_span *f, int64_t c)
 {
-    return (column){ .scale = vf_load(f->j->scale + f->from + c) * f->j->x_scale,
-                     .bias = vf_load(f->j->bias + f->from + c),
-                     .sums = f->tile + c,
-                     .left = (int)(f->n - c) };
+    column o = { .scale = vf_load(f->j->scale + f->from + c) * f->j->x_scale,
+                 .bias = vf_load(f->j->bias + f->from + c),
+                 .step = vf_set(f->j->after_scale),
+                 .inverse = vf_set(f->j->after_inverse),
+                 .sums = f->tile + c,
+                 .left = (int)(f->n - c) };
+    if (f->j->after) { /* lanes past the span are zero, and not stored */
+        o.step = vf_load_n(f->j->after + f->from + c, o.left);
+        o.inverse = 1.0f / vf_max(o.step, vf_set(1.18e-38f));
+    }
+    return o;
 }
 
-ALWAYS_INLINE vf value_of(const finish_span *f, const column *c, int r, bool after)
+ALWAYS_INLINE vf value_of(const column *c, int r, bool after)
 {
     vf v = __builtin_convertvector(vi_load(c->sums + r * COLS), vf) * c->scale;
     if (after) {
-        const vf code = vf_min(vf_max(v * f->j->after_inverse, vf_set(-127.0f)), vf_set(127.0f));
-        v = __builtin_convertvector(vf_round_int(code), vf) * f->j->after_scale;
+        const vf code = vf_min(vf_max(v * c->inverse, vf_set(-127.0f)), vf_set(127.0f));
+        v = __builtin_convertvector(vf_round_int(code), vf) * c->step;
     }
     return v + c->bias;
 }
@@ -245,7 +253,7 @@ ALWAYS_INLINE void span_f32(const finish_span *f, float *const *y, bool after, b
     for (int64_t at = 0; at < f->n; at += VL) {
         const column c = column_of(f, at);
         for (int r = 0; r < f->rows; r++) {
-            vf v = value_of(f, &c, r, after);
+            vf v = value_of(&c, r, after);
             if (gelu) v = vf_gelu(v);
             if (residual) v = vf_load_n(y[r] + at, c.left) + v;
             vf_store_n(y[r] + at, v, c.left);
@@ -259,7 +267,7 @@ ALWAYS_INLINE void span_s8(const finish_span *f, int8_t *y, int64_t ld, const co
         const column c = column_of(f, at);
         const vf shrink = q->shrink ? vf_load_n(q->shrink + at, c.left) : vf_set(1.0f);
         for (int r = 0; r < f->rows; r++) {
-            vf v = value_of(f, &c, r, after);
+            vf v = value_of(&c, r, after);
             if (gelu) v = vf_gelu(v);
             if (q->shrink) v = v * shrink;
             store_codes(y + r * ld + at, coded(q, v), c.left);

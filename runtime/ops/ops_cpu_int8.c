@@ -75,6 +75,7 @@ static swin_status run_linear(swin_dev *dev, swin_cpu_linear_s8 *j, const swin_t
     j->panels = w.panels, j->start = w.start, j->scale = w.scale, j->bias = w.bias;
     j->in = l->in, j->out = l->out;
     j->after_scale = after_scale;
+    j->after = l->after;
     j->after_inverse = after_scale > 0 ? 1.0f / after_scale : 0.0f;
     tiles t = { .dev = dev, .j = j, .rows = x->rows, .step = k->task_rows, .groups = 1 };
     t.panels = (l->out + k->tile_cols - 1) / k->tile_cols;

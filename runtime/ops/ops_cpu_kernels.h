@@ -42,6 +42,7 @@ typedef struct swin_cpu_linear_s8 {
     const float *scale, *bias;     /* [out]; of the weights */
     int in, out;
     float x_scale, after_scale, after_inverse; /* after_scale 0: no rounding before the bias */
+    const float *after;                        /* [out] in place of after_scale, not padded; NULL: none */
     swin_act act;
     swin_tensor *y; /* [parts]; the residual stream when `residual` */
     int parts;

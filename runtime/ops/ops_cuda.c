@@ -386,6 +386,7 @@ const swin_ops swin_ops_cuda = {
     .mlp_half_s8 = swin_mlp_half_s8_cuda,
     .blocks_s8 = swin_blocks_s8_cuda,
     .shrinks = true,
+    .after_channels = true,
     .attention_half_v2 = swin_attention_half_v2_cuda,
     .mlp_half_v2 = swin_mlp_half_v2_cuda,
     .attention_half_v2_s8 = swin_attention_half_v2_s8_cuda,

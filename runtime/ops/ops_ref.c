@@ -242,6 +242,7 @@ const swin_ops swin_ops_ref = {
     .observer_read = swin_observer_read_ref,
     .quantize = swin_quantize_ref,
     .shrinks = true,
+    .after_channels = true,
     .linear_s8_prepare = swin_linear_s8_prepare_ref,
     .linear_s8 = swin_linear_s8_ref,
     .linear_s8_residual = swin_linear_s8_residual_ref,

@@ -100,8 +100,8 @@ static float finish(const linear_job *j, int n, int32_t acc)
     const weight_s8 *w = j->l->packed;
     float v = (float)((double)acc * (j->x->scale * w->scale[n]));
     if (j->after_scale > 0) {
-        const float code = rintf(v * (1.0f / j->after_scale));
-        v = fminf(fmaxf(code, -127.0f), 127.0f) * j->after_scale;
+        const float step = j->l->after ? j->l->after[n] : j->after_scale, code = rintf(v * (1.0f / step));
+        v = fminf(fmaxf(code, -127.0f), 127.0f) * step;
     }
     if (w->bias) v = (float)((double)v + w->bias[n]);
     return j->act == SWIN_ACT_GELU ? (float)(0.5 * v * (1.0 + erf(v * 0.70710678118654752440))) : v;

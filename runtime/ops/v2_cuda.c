@@ -156,7 +156,7 @@ swin_status swin_mlp_half_v2_s8_cuda(swin_dev *dev, swin_tensor *x, const swin_s
 {
     swin_cuda *d = swin_cuda_of(dev);
     char *hidden_at, *product;
-    if (d->major < 8 || !takes_rows(x, n)) return SWIN_ERR_UNSUPPORTED;
+    if (d->major < 8 || !takes_rows(x, n) || fc2->l->after) return SWIN_ERR_UNSUPPORTED;
     SWIN_TRY(two_codes(d, &hidden_at, fc1->l->out, &product, x->cols, x));
     SWIN_TRY(make_codes(dev, codes, x));
     swin_tensor hidden = placed(&fc2->input, hidden_at, x->rows, fc1->l->out, fc1->l->out);

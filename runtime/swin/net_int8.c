@@ -58,6 +58,19 @@ static swin_status put_shrink(swin_net *net, net_layer *layer, int in)
     return st;
 }
 
+/* A scale for each output channel where the product is rounded. */
+static swin_status put_after(swin_net *net, net_layer *layer, const swin_site_plan *after, int out)
+{
+    if (!after->enabled || !after->channel_scale) return SWIN_OK;
+    if (!net->ops->after_channels)
+        return swin_fail(
+            SWIN_ERR_UNSUPPORTED,
+            "int8: the %s backend has no output scales for each channel, which recovery chose for fc2 and "
+            "merging in int8-mode 1; calibrate with --recover fast",
+            net->ops->name);
+    return net_put_vector(net, &layer->l.after, after->channel_scale, (size_t)out);
+}
+
 /* A layer that stays float reads values that nobody divided. */
 static swin_status put_unfactored(swin_net *net, net_layer *layer, const float *w, const float *bias, int out,
                                   int in)
@@ -94,7 +107,8 @@ swin_status net_put_layer(swin_net *net, net_layer *layer, int stage, int block,
         layer->after_scale = after->enabled ? after->scale : 0.0f;
         if (layer->integer) {
             SWIN_TRY(put_shrink(net, layer, in));
-            return prepare_integer(net, layer, weight, w, bias, out, in);
+            SWIN_TRY(prepare_integer(net, layer, weight, w, bias, out, in));
+            return put_after(net, layer, after, out);
         }
         if (x->factor) return put_unfactored(net, layer, w, bias, out, in);
     }

@@ -21,6 +21,9 @@ typedef struct swin_site_plan {
         factor; /* fc2's input: [channels] what values are divided by before they are quantized, and the weight has been
                             multiplied by; NULL: nothing */
     const float *channel_amax; /* ...and of each output channel; NULL: one scale for the tensor */
+    const float *
+        channel_scale; /* what a Linear's product is rounded with: the scale of each output channel, in place of
+                                   `scale`; NULL: one for all */
 } swin_site_plan;
 
 typedef struct swin_plan {

@@ -80,8 +80,9 @@ __global__ void __launch_bounds__(256) gemm_s8_any_kernel(const __grid_constant_
             for (int k = 0; k < p.k; k += 4) sum = __dp4a(*(const int *)(x + k), *(const int *)(w + k), sum);
         else
             for (int k = 0; k < p.k; k++) sum += (int)x[k] * w[k];
-        float v =
-            s8_value(sum, p.x_scale * p.w_scale[col], p.bias ? p.bias[col] : 0.f, p.after, p.after_inverse);
+        const float step = p.afters ? p.afters[col] : p.after,
+                    inverse = p.afters ? 1.f / step : p.after_inverse;
+        float v = s8_value(sum, p.x_scale * p.w_scale[col], p.bias ? p.bias[col] : 0.f, step, inverse);
         if (p.act == SWIN_ACT_GELU) v = s8_gelu(v);
         const swin_s8_part &y = p.y[part];
         swin_s8_rule rule = y.rule;
@@ -124,6 +125,7 @@ template <int LAST> gemm_s8_config *table()
 /* The leanest last step that does what p asks for. */
 int last_of(const swin_gemm_s8 *p)
 {
+    if (p->afters) return S8_AFTERS;
     if (p->local.codes) return S8_LOCAL;
     if (p->head_scale) return S8_COSINE;
     if (p->residual) return p->y[0].dtype == SWIN_F16 ? S8_RESIDUAL : S8_ANY;
@@ -151,6 +153,8 @@ gemm_s8_config *table_of(int last, int *count)
         return table<S8_HALVES>();
     case S8_COSINE:
         return table<S8_COSINE>();
+    case S8_AFTERS:
+        return table<S8_AFTERS>();
     default:
         return table<S8_ANY>();
     }

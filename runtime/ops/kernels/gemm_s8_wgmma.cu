@@ -149,6 +149,8 @@ gemm_s8_config *swin_wgmma_s8_table(int last, int *count)
         return table<S8_HALVES>();
     case S8_COSINE:
         return table<S8_COSINE>();
+    case S8_AFTERS:
+        return table<S8_AFTERS>();
     default:
         return table<S8_ANY>();
     }

@@ -178,7 +178,8 @@ enum s8_last {
     S8_RESIDUAL,   /* added to a residual of F16 */
     S8_LOCAL,      /* the same where more is to be added, p.local */
     S8_HALVES,     /* F16 in one part, no activation */
-    S8_COSINE      /* codes of Swin V2's q, k, v: swin_gemm_s8.head_scale */
+    S8_COSINE,     /* codes of Swin V2's q, k, v: swin_gemm_s8.head_scale */
+    S8_AFTERS /* a step of rounding for each column, p.afters; all else as ANY, or added to p.local too */
 };
 
 /* Eight sums to values. alpha, bias: of the eight columns, 16-byte aligned. */
@@ -196,6 +197,17 @@ __device__ __forceinline__ void s8_values(float (&v)[8], const int (&sum)[8], co
     } else {
 #pragma unroll
         for (int k = 0; k < 8; k++) v[k] = s8_value(sum[k], a[k], b[k], after, after_inverse);
+    }
+}
+
+/* The same with a step of rounding for each column. */
+__device__ __forceinline__ void s8_values_afters(float (&v)[8], const int (&sum)[8], const float *alpha,
+                                                 const float *bias, const float *afters)
+{
+#pragma unroll
+    for (int k = 0; k < 8; k++) {
+        const float step = __ldg(afters + k);
+        v[k] = s8_value(sum[k], alpha[k], bias[k], step, 1.f / step);
     }
 }
 
@@ -331,8 +343,15 @@ __device__ __forceinline__ void s8_finish(const swin_gemm_s8 &p, const int (&acc
             int sum[8];
 #pragma unroll
             for (int k = 0; k < 8; k++) sum[k] = acc[4 * q + k / 2][2 * half + k % 2];
-            s8_values(v, sum, alpha + col, bias + col, p.after, p.after_inverse);
-            if constexpr (LAST == S8_ANY) {
+            if constexpr (LAST == S8_AFTERS)
+                s8_values_afters(v, sum, alpha + col, bias + col, p.afters + n);
+            else
+                s8_values(v, sum, alpha + col, bias + col, p.after, p.after_inverse);
+            if constexpr (LAST == S8_AFTERS) {
+                if (p.local.codes)
+                    s8_add_local(v, *(const uint2 *)(p.local.codes + to[half] * p.local.ld + n), p.local, n);
+            }
+            if constexpr (LAST == S8_ANY || LAST == S8_AFTERS) {
                 s8_store_any(p, to[half], n, v, sum);
             } else if constexpr (LAST == S8_HALVES) {
                 *((uint4 *)((__half *)p.y[0].data + to[half] * p.y[0].ld + n)) = s8_halves<__half>(v);

@@ -54,6 +54,7 @@ typedef struct swin_gemm_s8 {
     const int32_t *zero_share;  /* [n], taken off every sum; NULL: none */
     const float *bias;          /* [n] or NULL */
     float after, after_inverse; /* 0: no rounding before the bias */
+    const float *afters;        /* [n] in place of `after`; NULL: one step for all columns */
     swin_act act;
     int parts, width; /* width: columns of a part */
     swin_s8_part y[SWIN_S8_PARTS];

@@ -205,7 +205,7 @@ extern "C" cudaError_t swin_mlp_s8_launch(cudaStream_t stream, const swin_mlp_s8
     if (p->fc2.m == 0) return cudaSuccess;
     if (!swin_wgmma_available()) return cudaErrorNotSupported;
     if (p->fc1.n != 4 * c || p->fc1.k != c || p->fc2.k != 4 * c || y->dtype != SWIN_F16 || y->ld % 8 != 0 ||
-        (uintptr_t)y->data % 16 != 0 || p->fc1.zero_share)
+        (uintptr_t)y->data % 16 != 0 || p->fc1.zero_share || p->fc1.afters || p->fc2.afters)
         return cudaErrorNotSupported;
     /* Factors come with int8-mode 3, a stream to be completed with the others: no kernel does both. */
     if (p->fc1.after > 0 ? p->fc1.y[0].shrink != NULL : p->fc2.local.codes != NULL)

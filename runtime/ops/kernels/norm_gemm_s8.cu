@@ -133,7 +133,7 @@ extern "C" cudaError_t swin_norm_gemm_s8_launch(cudaStream_t stream, const swin_
     if (g->m == 0) return cudaSuccess;
     if (!swin_wgmma_available()) return cudaErrorNotSupported;
     if ((g->n != 3 * g->k && g->n != 4 * g->k) || g->width % 8 != 0 || p->ldx % 8 != 0 ||
-        (uintptr_t)p->x % 16 != 0 || (uintptr_t)g->w % 16 != 0 || g->zero_share || g->residual)
+        (uintptr_t)p->x % 16 != 0 || (uintptr_t)g->w % 16 != 0 || g->zero_share || g->residual || g->afters)
         return cudaErrorNotSupported;
     for (int i = 0; i < g->parts; i++)
         if (g->y[i].dtype != SWIN_S8 || g->y[i].ld % 8 != 0 || (uintptr_t)g->y[i].data % 8 != 0 ||

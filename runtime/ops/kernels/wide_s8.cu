@@ -217,7 +217,7 @@ extern "C" cudaError_t swin_wide_s8_launch(cudaStream_t stream, const swin_gemm_
 {
     if (p->m == 0) return cudaSuccess;
     if (!swin_wgmma_available() || p->n % 128 != 0 || p->zero_share || p->residual || p->head_scale ||
-        p->ldx % 16 != 0 || (uintptr_t)p->x % 16 != 0)
+        p->afters || p->ldx % 16 != 0 || (uintptr_t)p->x % 16 != 0)
         return cudaErrorNotSupported;
     for (int i = 0; i < p->parts; i++)
         if (p->y[i].dtype != SWIN_S8 || p->y[i].ld % 8 != 0 || (uintptr_t)p->y[i].data % 8 != 0 ||

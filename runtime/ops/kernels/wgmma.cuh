@@ -50,178 +50,53 @@ __device__ __forceinline__ void fence_async_proxy()
 #endif
 }
 
-#define SWIN_ACC(r) "+f"(r[0]), "+f"(r[1]), "+f"(r[2]), "+f"(r[3])
+/* The instruction's text names each accumulator, and asm wants each as an operand: lists of both, by their number. kind:
+ * SWIN_ACC or SWIN_SUM. */
+#define SWIN_NAMES16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define SWIN_NAMES32                                                                                         \
+    SWIN_NAMES16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define SWIN_NAMES48                                                                                         \
+    SWIN_NAMES32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
+#define SWIN_NAMES64                                                                                         \
+    SWIN_NAMES48 ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define SWIN_NAMES96                                                                                         \
+    SWIN_NAMES64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79"          \
+                 ", %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+
+#define SWIN_ACC(r)           "+f"(r[0]), "+f"(r[1]), "+f"(r[2]), "+f"(r[3])
+#define SWIN_FOUR(kind, d, i) kind(d[i]), kind(d[i + 1]), kind(d[i + 2]), kind(d[i + 3])
+#define SWIN_REGS16(kind, d)  SWIN_FOUR(kind, d, 0)
+#define SWIN_REGS32(kind, d)  SWIN_REGS16(kind, d), SWIN_FOUR(kind, d, 4)
+#define SWIN_REGS48(kind, d)  SWIN_REGS32(kind, d), SWIN_FOUR(kind, d, 8)
+#define SWIN_REGS64(kind, d)  SWIN_REGS48(kind, d), SWIN_FOUR(kind, d, 12)
+#define SWIN_REGS96(kind, d)  SWIN_REGS64(kind, d), SWIN_FOUR(kind, d, 16), SWIN_FOUR(kind, d, 20)
+
+#if SWIN_HAVE_WGMMA
+#define SWIN_WGMMA_ASM(...) asm volatile(__VA_ARGS__)
+#else
+#define SWIN_WGMMA_ASM(...)
+#endif
 
 template <class T, int N> struct wgmma;
 
-template <> struct wgmma<__half, 32> {
-    static __device__ __forceinline__ void run(float (&d)[4][4], uint64_t a, uint64_t b)
-    {
-#if SWIN_HAVE_WGMMA
-        asm volatile("wgmma.mma_async.sync.aligned.m64n32k16.f32.f16.f16 {"
-                     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
-                     "%16, %17, 1, 1, 1, 0, 0;\n"
-                     : SWIN_ACC(d[0]), SWIN_ACC(d[1]), SWIN_ACC(d[2]), SWIN_ACC(d[3])
-                     : "l"(a), "l"(b));
-#endif
+/* COUNT = N / 2 accumulators a thread; A and B: the numbers of the operands after them. */
+#define SWIN_WGMMA(T, TYPE, N, COUNT, A, B)                                                                  \
+    template <> struct wgmma<T, N> {                                                                         \
+        static __device__ __forceinline__ void run(float (&d)[N / 8][4], uint64_t a, uint64_t b)             \
+        {                                                                                                    \
+            SWIN_WGMMA_ASM("wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE                   \
+                           " {" SWIN_NAMES##COUNT "}, %" #A ", %" #B ", 1, 1, 1, 0, 0;\n"                    \
+                           : SWIN_REGS##COUNT(SWIN_ACC, d)                                                   \
+                           : "l"(a), "l"(b));                                                                \
+        }                                                                                                    \
     }
-};
 
-template <> struct wgmma<__nv_bfloat16, 32> {
-    static __device__ __forceinline__ void run(float (&d)[4][4], uint64_t a, uint64_t b)
-    {
-#if SWIN_HAVE_WGMMA
-        asm volatile("wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
-                     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
-                     "%16, %17, 1, 1, 1, 0, 0;\n"
-                     : SWIN_ACC(d[0]), SWIN_ACC(d[1]), SWIN_ACC(d[2]), SWIN_ACC(d[3])
-                     : "l"(a), "l"(b));
-#endif
-    }
-};
+#define SWIN_WGMMA_SIZES(T, TYPE)                                                                            \
+    SWIN_WGMMA(T, TYPE, 32, 16, 16, 17);                                                                     \
+    SWIN_WGMMA(T, TYPE, 64, 32, 32, 33);                                                                     \
+    SWIN_WGMMA(T, TYPE, 96, 48, 48, 49);                                                                     \
+    SWIN_WGMMA(T, TYPE, 128, 64, 64, 65);                                                                    \
+    SWIN_WGMMA(T, TYPE, 192, 96, 96, 97)
 
-template <> struct wgmma<__half, 64> {
-    static __device__ __forceinline__ void run(float (&d)[8][4], uint64_t a, uint64_t b)
-    {
-#if SWIN_HAVE_WGMMA
-        asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {"
-                     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-                     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-                     "%32, %33, 1, 1, 1, 0, 0;\n"
-                     : SWIN_ACC(d[0]), SWIN_ACC(d[1]), SWIN_ACC(d[2]), SWIN_ACC(d[3]), SWIN_ACC(d[4]),
-                       SWIN_ACC(d[5]), SWIN_ACC(d[6]), SWIN_ACC(d[7])
-                     : "l"(a), "l"(b));
-#endif
-    }
-};
-
-template <> struct wgmma<__nv_bfloat16, 64> {
-    static __device__ __forceinline__ void run(float (&d)[8][4], uint64_t a, uint64_t b)
-    {
-#if SWIN_HAVE_WGMMA
-        asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-                     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-                     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-                     "%32, %33, 1, 1, 1, 0, 0;\n"
-                     : SWIN_ACC(d[0]), SWIN_ACC(d[1]), SWIN_ACC(d[2]), SWIN_ACC(d[3]), SWIN_ACC(d[4]),
-                       SWIN_ACC(d[5]), SWIN_ACC(d[6]), SWIN_ACC(d[7])
-                     : "l"(a), "l"(b));
-#endif
-    }
-};
-
-template <> struct wgmma<__half, 96> {
-    static __device__ __forceinline__ void run(float (&d)[12][4], uint64_t a, uint64_t b)
-    {
-#if SWIN_HAVE_WGMMA
-        asm volatile("wgmma.mma_async.sync.aligned.m64n96k16.f32.f16.f16 {"
-                     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-                     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-                     "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47}, "
-                     "%48, %49, 1, 1, 1, 0, 0;\n"
-                     : SWIN_ACC(d[0]), SWIN_ACC(d[1]), SWIN_ACC(d[2]), SWIN_ACC(d[3]), SWIN_ACC(d[4]),
-                       SWIN_ACC(d[5]), SWIN_ACC(d[6]), SWIN_ACC(d[7]), SWIN_ACC(d[8]), SWIN_ACC(d[9]),
-                       SWIN_ACC(d[10]), SWIN_ACC(d[11])
-                     : "l"(a), "l"(b));
-#endif
-    }
-};
-
-template <> struct wgmma<__nv_bfloat16, 96> {
-    static __device__ __forceinline__ void run(float (&d)[12][4], uint64_t a, uint64_t b)
-    {
-#if SWIN_HAVE_WGMMA
-        asm volatile("wgmma.mma_async.sync.aligned.m64n96k16.f32.bf16.bf16 {"
-                     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-                     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-                     "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47}, "
-                     "%48, %49, 1, 1, 1, 0, 0;\n"
-                     : SWIN_ACC(d[0]), SWIN_ACC(d[1]), SWIN_ACC(d[2]), SWIN_ACC(d[3]), SWIN_ACC(d[4]),
-                       SWIN_ACC(d[5]), SWIN_ACC(d[6]), SWIN_ACC(d[7]), SWIN_ACC(d[8]), SWIN_ACC(d[9]),
-                       SWIN_ACC(d[10]), SWIN_ACC(d[11])
-                     : "l"(a), "l"(b));
-#endif
-    }
-};
-
-template <> struct wgmma<__half, 128> {
-    static __device__ __forceinline__ void run(float (&d)[16][4], uint64_t a, uint64_t b)
-    {
-#if SWIN_HAVE_WGMMA
-        asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {"
-                     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-                     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-                     "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-                     "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-                     "%64, %65, 1, 1, 1, 0, 0;\n"
-                     : SWIN_ACC(d[0]), SWIN_ACC(d[1]), SWIN_ACC(d[2]), SWIN_ACC(d[3]), SWIN_ACC(d[4]),
-                       SWIN_ACC(d[5]), SWIN_ACC(d[6]), SWIN_ACC(d[7]), SWIN_ACC(d[8]), SWIN_ACC(d[9]),
-                       SWIN_ACC(d[10]), SWIN_ACC(d[11]), SWIN_ACC(d[12]), SWIN_ACC(d[13]), SWIN_ACC(d[14]),
-                       SWIN_ACC(d[15])
-                     : "l"(a), "l"(b));
-#endif
-    }
-};
-
-template <> struct wgmma<__nv_bfloat16, 128> {
-    static __device__ __forceinline__ void run(float (&d)[16][4], uint64_t a, uint64_t b)
-    {
-#if SWIN_HAVE_WGMMA
-        asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
-                     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-                     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-                     "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-                     "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-                     "%64, %65, 1, 1, 1, 0, 0;\n"
-                     : SWIN_ACC(d[0]), SWIN_ACC(d[1]), SWIN_ACC(d[2]), SWIN_ACC(d[3]), SWIN_ACC(d[4]),
-                       SWIN_ACC(d[5]), SWIN_ACC(d[6]), SWIN_ACC(d[7]), SWIN_ACC(d[8]), SWIN_ACC(d[9]),
-                       SWIN_ACC(d[10]), SWIN_ACC(d[11]), SWIN_ACC(d[12]), SWIN_ACC(d[13]), SWIN_ACC(d[14]),
-                       SWIN_ACC(d[15])
-                     : "l"(a), "l"(b));
-#endif
-    }
-};
-
-template <> struct wgmma<__half, 192> {
-    static __device__ __forceinline__ void run(float (&d)[24][4], uint64_t a, uint64_t b)
-    {
-#if SWIN_HAVE_WGMMA
-        asm volatile("wgmma.mma_async.sync.aligned.m64n192k16.f32.f16.f16 {"
-                     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-                     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-                     "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-                     "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
-                     "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
-                     "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95}, "
-                     "%96, %97, 1, 1, 1, 0, 0;\n"
-                     : SWIN_ACC(d[0]), SWIN_ACC(d[1]), SWIN_ACC(d[2]), SWIN_ACC(d[3]), SWIN_ACC(d[4]),
-                       SWIN_ACC(d[5]), SWIN_ACC(d[6]), SWIN_ACC(d[7]), SWIN_ACC(d[8]), SWIN_ACC(d[9]),
-                       SWIN_ACC(d[10]), SWIN_ACC(d[11]), SWIN_ACC(d[12]), SWIN_ACC(d[13]), SWIN_ACC(d[14]),
-                       SWIN_ACC(d[15]), SWIN_ACC(d[16]), SWIN_ACC(d[17]), SWIN_ACC(d[18]), SWIN_ACC(d[19]),
-                       SWIN_ACC(d[20]), SWIN_ACC(d[21]), SWIN_ACC(d[22]), SWIN_ACC(d[23])
-                     : "l"(a), "l"(b));
-#endif
-    }
-};
-
-template <> struct wgmma<__nv_bfloat16, 192> {
-    static __device__ __forceinline__ void run(float (&d)[24][4], uint64_t a, uint64_t b)
-    {
-#if SWIN_HAVE_WGMMA
-        asm volatile("wgmma.mma_async.sync.aligned.m64n192k16.f32.bf16.bf16 {"
-                     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-                     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-                     "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-                     "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
-                     "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
-                     "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95}, "
-                     "%96, %97, 1, 1, 1, 0, 0;\n"
-                     : SWIN_ACC(d[0]), SWIN_ACC(d[1]), SWIN_ACC(d[2]), SWIN_ACC(d[3]), SWIN_ACC(d[4]),
-                       SWIN_ACC(d[5]), SWIN_ACC(d[6]), SWIN_ACC(d[7]), SWIN_ACC(d[8]), SWIN_ACC(d[9]),
-                       SWIN_ACC(d[10]), SWIN_ACC(d[11]), SWIN_ACC(d[12]), SWIN_ACC(d[13]), SWIN_ACC(d[14]),
-                       SWIN_ACC(d[15]), SWIN_ACC(d[16]), SWIN_ACC(d[17]), SWIN_ACC(d[18]), SWIN_ACC(d[19]),
-                       SWIN_ACC(d[20]), SWIN_ACC(d[21]), SWIN_ACC(d[22]), SWIN_ACC(d[23])
-                     : "l"(a), "l"(b));
-#endif
-    }
-};
+SWIN_WGMMA_SIZES(__half, "f16");
+SWIN_WGMMA_SIZES(__nv_bfloat16, "bf16");

@@ -21,7 +21,7 @@ allowed() {
 
 # A third-party header and the only files that may include it (extended regular expressions).
 third_party='
-hdf5\.h|H5.*\.h          runtime/base/h5\.c|tests/readers/.*
+hdf5\.h|H5.*\.h          runtime/base/h5(_attr)?\.c|tests/readers/.*
 yaml\.h                  runtime/swin/config[a-z_]*\.c
 zip\.h                   quant/npz\.c|runtime/swin/checkpoint_[a-z_]*\.c|data/[a-z_]*zip[a-z_]*\.c|tests/.*
 jpeglib\.h|jerror\.h     data/image_jpeg\.c|data/decode[a-z_]*\.[ch]|data/image\.c|tests/.*

@@ -1,18 +1,12 @@
-#include "runtime/base/h5.h"
-
 #include <hdf5.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "runtime/base/file.h"
+#include "runtime/base/h5_impl.h"
 
 #define NAME_MAX_H5 1024
-
-struct swin_h5 {
-    hid_t id;
-    char *path, *tmp; /* tmp: not NULL while a new file is uncommitted */
-};
 
 static hid_t memory_type(swin_dtype t)
 {
@@ -54,7 +48,7 @@ static hid_t file_type(swin_dtype t)
     }
 }
 
-static swin_status bad(const swin_h5 *f, const char *what, const char *at, const char *name)
+swin_status h5_bad(const swin_h5 *f, const char *what, const char *at, const char *name)
 {
     return swin_fail(SWIN_ERR_FORMAT, "%s: %s %s%s%s", f->path, what, at, name ? " attribute " : "",
                      name ? name : "");
@@ -172,10 +166,10 @@ static hid_t link_plist(void)
 }
 
 /* Groups are made one level at a time, so that each tracks its creation order. */
-static swin_status make_groups(swin_h5 *f, const char *name)
+swin_status h5_make_groups(swin_h5 *f, const char *name)
 {
     char part[NAME_MAX_H5];
-    if (strlen(name) >= sizeof part) return bad(f, "too long a name", name, NULL);
+    if (strlen(name) >= sizeof part) return h5_bad(f, "too long a name", name, NULL);
     for (const char *end = name + 1; *name && name[1]; end++) {
         if (*end && *end != '/') continue;
         memcpy(part, name, (size_t)(end - name));
@@ -199,127 +193,10 @@ static swin_status make_parent(swin_h5 *f, const char *name)
     char part[NAME_MAX_H5];
     const char *slash = strrchr(name, '/');
     if (!slash || slash == name) return SWIN_OK;
-    if ((size_t)(slash - name) >= sizeof part) return bad(f, "too long a name", name, NULL);
+    if ((size_t)(slash - name) >= sizeof part) return h5_bad(f, "too long a name", name, NULL);
     memcpy(part, name, (size_t)(slash - name));
     part[slash - name] = 0;
-    return make_groups(f, part);
-}
-
-static swin_status set_attr(swin_h5 *f, const char *at, const char *name, hid_t ftype, hid_t mtype,
-                            const void *v)
-{
-    swin_status st = SWIN_ERR_IO;
-    if (!swin_h5_exists(f, at)) SWIN_TRY(make_groups(f, at));
-    const hid_t space = H5Screate(H5S_SCALAR);
-    hid_t attr = H5I_INVALID_HID;
-    if (space >= 0)
-        attr = H5Acreate_by_name(f->id, at, name, ftype, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
-    if (attr >= 0 && H5Awrite(attr, mtype, v) >= 0) st = SWIN_OK;
-    if (attr >= 0 && H5Aclose(attr) < 0) st = SWIN_ERR_IO;
-    if (space >= 0) H5Sclose(space);
-    return st == SWIN_OK ? st : swin_fail(st, "%s: cannot write attribute %s of %s", f->path, name, at);
-}
-
-swin_status swin_h5_set_i64(swin_h5 *f, const char *at, const char *name, int64_t v)
-{
-    return set_attr(f, at, name, H5T_STD_I64LE, H5T_NATIVE_INT64, &v);
-}
-
-swin_status swin_h5_set_f64(swin_h5 *f, const char *at, const char *name, double v)
-{
-    return set_attr(f, at, name, H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE, &v);
-}
-
-swin_status swin_h5_set_f32(swin_h5 *f, const char *at, const char *name, float v)
-{
-    return set_attr(f, at, name, H5T_IEEE_F32LE, H5T_NATIVE_FLOAT, &v);
-}
-
-swin_status swin_h5_set_str(swin_h5 *f, const char *at, const char *name, const char *v)
-{
-    const hid_t type = H5Tcopy(H5T_C_S1);
-    if (type < 0) return swin_fail(SWIN_ERR_IO, "%s: cannot write attribute %s of %s", f->path, name, at);
-    H5Tset_size(type, strlen(v) + 1);
-    H5Tset_cset(type, H5T_CSET_UTF8);
-    const swin_status st = set_attr(f, at, name, type, type, v);
-    H5Tclose(type);
-    return st;
-}
-
-bool swin_h5_has_attr(swin_h5 *f, const char *at, const char *name)
-{
-    return swin_h5_exists(f, at) && H5Aexists_by_name(f->id, at, name, H5P_DEFAULT) > 0;
-}
-
-static swin_status open_attr(swin_h5 *f, const char *at, const char *name, hid_t *attr)
-{
-    if (!swin_h5_has_attr(f, at, name)) return bad(f, "lacks", at, name);
-    *attr = H5Aopen_by_name(f->id, at, name, H5P_DEFAULT, H5P_DEFAULT);
-    return *attr < 0 ? bad(f, "cannot open", at, name) : SWIN_OK;
-}
-
-/* A scalar, or an array of one element as some writers make. */
-static swin_status get_number(swin_h5 *f, const char *at, const char *name, hid_t mtype, void *v)
-{
-    hid_t attr = H5I_INVALID_HID;
-    SWIN_TRY(open_attr(f, at, name, &attr));
-    const hid_t space = H5Aget_space(attr), type = H5Aget_type(attr);
-    const H5T_class_t class = type >= 0 ? H5Tget_class(type) : H5T_NO_CLASS;
-    const bool number = class == H5T_INTEGER || class == H5T_FLOAT;
-    const bool ok = number && space >= 0 && H5Sget_simple_extent_npoints(space) == 1 &&
-                    H5Aread(attr, mtype, v) >= 0;
-    if (type >= 0) H5Tclose(type);
-    if (space >= 0) H5Sclose(space);
-    H5Aclose(attr);
-    return ok ? SWIN_OK : bad(f, "no single number in", at, name);
-}
-
-swin_status swin_h5_get_i64(swin_h5 *f, const char *at, const char *name, int64_t *v)
-{
-    return get_number(f, at, name, H5T_NATIVE_INT64, v);
-}
-
-swin_status swin_h5_get_f64(swin_h5 *f, const char *at, const char *name, double *v)
-{
-    return get_number(f, at, name, H5T_NATIVE_DOUBLE, v);
-}
-
-static char *read_fixed(hid_t attr, hid_t type)
-{
-    const size_t n = H5Tget_size(type);
-    char *text = n && n < (1u << 26) ? calloc(n + 1, 1) : NULL;
-    if (text && H5Aread(attr, type, text) >= 0) return text;
-    free(text);
-    return NULL;
-}
-
-static char *read_variable(hid_t attr, hid_t space)
-{
-    char *theirs = NULL, *text = NULL;
-    const hid_t type = H5Tcopy(H5T_C_S1);
-    H5Tset_size(type, H5T_VARIABLE);
-    const hid_t given = H5Aget_type(attr);
-    H5Tset_cset(type, H5Tget_cset(given));
-    if (H5Aread(attr, type, &theirs) >= 0 && theirs) text = strdup(theirs);
-    if (theirs) H5Dvlen_reclaim(type, space, H5P_DEFAULT, &theirs);
-    H5Tclose(given);
-    H5Tclose(type);
-    return text;
-}
-
-swin_status swin_h5_get_str(swin_h5 *f, const char *at, const char *name, char **v)
-{
-    *v = NULL;
-    hid_t attr = H5I_INVALID_HID;
-    SWIN_TRY(open_attr(f, at, name, &attr));
-    const hid_t type = H5Aget_type(attr), space = H5Aget_space(attr);
-    if (type >= 0 && space >= 0 && H5Tget_class(type) == H5T_STRING &&
-        H5Sget_simple_extent_npoints(space) == 1)
-        *v = H5Tis_variable_str(type) > 0 ? read_variable(attr, space) : read_fixed(attr, type);
-    if (space >= 0) H5Sclose(space);
-    if (type >= 0) H5Tclose(type);
-    H5Aclose(attr);
-    return *v ? SWIN_OK : bad(f, "no text in", at, name);
+    return h5_make_groups(f, part);
 }
 
 /* Chunks of about 1 MiB along the first dimension. */
@@ -411,7 +288,7 @@ done:
 
 swin_status swin_h5_shape(swin_h5 *f, const char *name, int *ndim, int64_t dims[8])
 {
-    if (!swin_h5_exists(f, name)) return bad(f, "lacks", name, NULL);
+    if (!swin_h5_exists(f, name)) return h5_bad(f, "lacks", name, NULL);
     hsize_t size[H5S_MAX_RANK];
     int n = -1;
     const hid_t set = H5Dopen2(f->id, name, H5P_DEFAULT);
@@ -420,7 +297,7 @@ swin_status swin_h5_shape(swin_h5 *f, const char *name, int *ndim, int64_t dims[
     if (n >= 0 && n <= 8) H5Sget_simple_extent_dims(space, size, NULL);
     if (space >= 0) H5Sclose(space);
     if (set >= 0) H5Dclose(set);
-    if (n < 0 || n > 8) return bad(f, "no dataset of at most 8 dimensions at", name, NULL);
+    if (n < 0 || n > 8) return h5_bad(f, "no dataset of at most 8 dimensions at", name, NULL);
     *ndim = n;
     for (int i = 0; i < n; i++) dims[i] = (int64_t)size[i];
     return SWIN_OK;
@@ -436,7 +313,7 @@ swin_status swin_h5_read(swin_h5 *f, const char *name, swin_dtype dtype, void **
     size_t n = 1;
     for (int i = 0; i < ndim; i++)
         if (__builtin_mul_overflow(n, (size_t)dims[i], &n) || n > SIZE_MAX / 16)
-            return bad(f, "too large:", name, NULL);
+            return h5_bad(f, "too large:", name, NULL);
     void *p = malloc(n ? n * swin_dtype_size(dtype) : 1);
     if (!p) return swin_fail(SWIN_ERR_MEM, "%s: no memory for the %zu elements of %s", f->path, n, name);
     const hid_t set = H5Dopen2(f->id, name, H5P_DEFAULT);
@@ -444,7 +321,7 @@ swin_status swin_h5_read(swin_h5 *f, const char *name, swin_dtype dtype, void **
     if (set >= 0) H5Dclose(set);
     if (!ok) {
         free(p);
-        return bad(f, "cannot read", name, NULL);
+        return h5_bad(f, "cannot read", name, NULL);
     }
     *data = p;
     *count = n;
@@ -468,10 +345,10 @@ static herr_t visit(hid_t group, const char *name, const H5L_info_t *info, void 
 swin_status swin_h5_each(swin_h5 *f, const char *group, swin_status (*fn)(void *user, const char *name),
                          void *user)
 {
-    if (!swin_h5_exists(f, group)) return bad(f, "lacks", group, NULL);
+    if (!swin_h5_exists(f, group)) return h5_bad(f, "lacks", group, NULL);
     each_link e = { .fn = fn, .user = user, .st = SWIN_OK };
     const hid_t g = H5Gopen2(f->id, group, H5P_DEFAULT);
-    if (g < 0) return bad(f, "not a group:", group, NULL);
+    if (g < 0) return h5_bad(f, "not a group:", group, NULL);
     unsigned order = 0;
     const hid_t gcpl = H5Gget_create_plist(g);
     if (gcpl >= 0) H5Pget_link_creation_order(gcpl, &order);
@@ -480,7 +357,7 @@ swin_status swin_h5_each(swin_h5 *f, const char *group, swin_status (*fn)(void *
     const herr_t done = H5Literate(g, by, H5_ITER_INC, NULL, visit, &e);
     H5Gclose(g);
     if (e.st != SWIN_OK) return e.st;
-    return done < 0 ? bad(f, "cannot list", group, NULL) : SWIN_OK;
+    return done < 0 ? h5_bad(f, "cannot list", group, NULL) : SWIN_OK;
 }
 
 const char *swin_h5_version(void)

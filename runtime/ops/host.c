@@ -61,6 +61,18 @@ swin_status swin_host_each(swin_dev *dev, int64_t rows, int64_t step, swin_host_
     return swin_pool_run(swin_host_pool(dev), (size_t)((rows + step - 1) / step), run_range, &j);
 }
 
+void swin_host_patch(float *x, const float *images, int size, const swin_patch_embed *p, int64_t token)
+{
+    const int patch = p->patch, across = size / patch;
+    const int64_t image = token / ((int64_t)across * across);
+    const int at = (int)(token % ((int64_t)across * across)), top = at / across * patch,
+              left = at % across * patch;
+    for (int c = 0; c < p->in_chans; c++)
+        for (int y = 0; y < patch; y++, x += patch)
+            memcpy(x, images + ((image * p->in_chans + c) * size + top + y) * size + left,
+                   (size_t)patch * sizeof *x);
+}
+
 swin_status swin_check_matrix(const char *op, const swin_tensor *t, int64_t rows, int64_t cols)
 {
     if (t->dtype != SWIN_F32)

@@ -35,6 +35,9 @@ void *swin_host_memory(size_t count, size_t size);
 typedef swin_status (*swin_host_range)(void *user, int64_t from, int64_t to, int worker);
 swin_status swin_host_each(swin_dev *dev, int64_t rows, int64_t step, swin_host_range fn, void *user);
 
+/* The pixels of patch `token` of square images [n][in_chans][size][size], in (channel, y, x) order: in_chans * patch^2 floats. */
+void swin_host_patch(float *x, const float *images, int size, const swin_patch_embed *p, int64_t token);
+
 /* First element of row r of a float32 matrix. */
 static inline float *swin_row(const swin_tensor *t, int64_t r)
 {

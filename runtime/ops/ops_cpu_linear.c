@@ -161,19 +161,6 @@ typedef struct patch_job {
     const swin_patch_embed *p;
 } patch_job;
 
-/* The pixels of patch `token`, in (channel, y, x) order. */
-static void gather_patch(float *x, const patch_job *j, int64_t token)
-{
-    const int patch = j->p->patch, across = j->size / patch;
-    const int64_t image = token / ((int64_t)across * across);
-    const int at = (int)(token % ((int64_t)across * across)), top = at / across * patch,
-              left = at % across * patch;
-    for (int c = 0; c < j->p->in_chans; c++)
-        for (int y = 0; y < patch; y++, x += patch)
-            memcpy(x, j->images + ((image * j->p->in_chans + c) * j->size + top + y) * j->size + left,
-                   (size_t)patch * sizeof *x);
-}
-
 static swin_status patch_rows(void *user, int64_t from, int64_t to, int worker)
 {
     const patch_job *j = user;
@@ -181,7 +168,7 @@ static swin_status patch_rows(void *user, int64_t from, int64_t to, int worker)
     const swin_linear *l = j->p->proj;
     float *x = swin_cpu_room(j->dev, worker, (size_t)k->task_rows * (size_t)l->in);
     if (!x) return swin_fail(SWIN_ERR_MEM, "patch_embed: no memory");
-    for (int64_t r = from; r < to; r++) gather_patch(x + (r - from) * l->in, j, r);
+    for (int64_t r = from; r < to; r++) swin_host_patch(x + (r - from) * l->in, j->images, j->size, j->p, r);
     const swin_tensor pixels = swin_matrix(x, SWIN_F32, to - from, l->in);
     const swin_tensor out = swin_rows(j->out, from, to - from);
     const swin_cpu_linear product = linear_of(l, &out, &pixels);

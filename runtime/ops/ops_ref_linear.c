@@ -122,19 +122,6 @@ swin_status swin_linear_residual_ref(swin_dev *dev, swin_tensor *residual, const
     return swin_host_each(dev, x->rows, ROWS, linear_rows, &j);
 }
 
-/* The pixels of one patch in (channel, y, x) order. */
-static void gather_patch(float *x, const linear_job *j, int64_t token)
-{
-    const int patch = j->p->patch, across = j->size / patch;
-    const int64_t image = token / ((int64_t)across * across);
-    const int at = (int)(token % ((int64_t)across * across)), top = at / across * patch,
-              left = at % across * patch;
-    for (int c = 0; c < j->p->in_chans; c++)
-        for (int y = 0; y < patch; y++, x += patch)
-            memcpy(x, j->images + ((image * j->p->in_chans + c) * j->size + top + y) * j->size + left,
-                   (size_t)patch * sizeof *x);
-}
-
 static swin_status patch_rows(void *user, int64_t from, int64_t to, int worker)
 {
     const linear_job *j = user;
@@ -143,7 +130,7 @@ static swin_status patch_rows(void *user, int64_t from, int64_t to, int worker)
     if (!pixels) return swin_fail(SWIN_ERR_MEM, "patch_embed: no memory");
     for (int64_t row = from; row < to; row++) {
         const float *const x[TILE] = { pixels, pixels, pixels, pixels };
-        gather_patch(pixels, j, row);
+        swin_host_patch(pixels, j->images, j->size, j->p, row);
         multiply_rows(j, row, 1, x);
         swin_norm_row_ref(swin_row(j->y, row), j->y->cols, j->p->norm.gamma ? &j->p->norm : NULL);
     }

@@ -1,6 +1,5 @@
 #include "quant/factor.h"
 
-#include <math.h>
 #include <stdlib.h>
 
 bool swin_has_factor(const swin_calib_file *f, swin_site site)
@@ -9,48 +8,41 @@ bool swin_has_factor(const swin_calib_file *f, swin_site site)
     return r && r->factor;
 }
 
-static float over_factor(float x, float factor)
+static swin_status check_columns(const swin_tap_point *p, int columns)
 {
-    return x * (1.0f / factor);
+    char name[SWIN_SITE_NAME_MAX];
+    if (p->x->cols == columns && p->x->dtype == SWIN_F32) return SWIN_OK;
+    swin_site_name(p->site, name);
+    return swin_fail(SWIN_ERR_MISMATCH, "%s: numbers for %d channels, the tensor has %lld", name, columns,
+                     (long long)p->x->cols);
 }
 
-static float rounded(float x, float scale)
+/* Columns times 1 / of_column. */
+static swin_status divide_columns(const swin_tap_point *p, const float *of_column)
 {
-    const float code = rintf(x * (1.0f / scale));
-    return fminf(fmaxf(code, -127.0f), 127.0f) * scale;
-}
-
-/* Through host memory: backends need no operator for what their integer kernels do by themselves. */
-static swin_status each_value(const swin_tap_point *p, const float *of_column, int columns,
-                              float (*change)(float x, float of_column))
-{
-    const swin_tensor *x = p->x;
-    const size_t rows = (size_t)x->rows, cols = (size_t)x->cols, n = rows * cols;
-    if (x->cols != columns || x->ld != x->cols || x->dtype != SWIN_F32) {
-        char name[SWIN_SITE_NAME_MAX];
-        swin_site_name(p->site, name);
-        return swin_fail(SWIN_ERR_MISMATCH, "%s: numbers for %d channels, the tensor has %lld", name, columns,
-                         (long long)x->cols);
-    }
-    float *host = malloc(n ? n * sizeof *host : 1);
-    if (!host) return swin_fail(SWIN_ERR_MEM, "no memory for %zu values", n);
-    swin_status st = p->dev->ops->download(p->dev, host, x->data, n * sizeof *host);
-    for (size_t r = 0; st == SWIN_OK && r < rows; r++)
-        for (size_t k = 0; k < cols; k++) host[r * cols + k] = change(host[r * cols + k], of_column[k]);
-    if (st == SWIN_OK) st = p->dev->ops->upload(p->dev, x->data, host, n * sizeof *host);
-    free(host);
+    const size_t n = (size_t)p->x->cols;
+    float *inverse = malloc((n + 1) * sizeof *inverse);
+    if (!inverse) return swin_fail(SWIN_ERR_MEM, "no memory for %zu factors", n);
+    for (size_t k = 0; k < n; k++) inverse[k] = 1.0f / of_column[k];
+    const swin_status st = p->dev->ops->scale_columns(p->dev, p->x, inverse);
+    free(inverse);
     return st;
 }
 
 swin_status swin_divide_by_factor(const swin_calib_file *f, const swin_tap_point *p)
 {
     const swin_site_record *r = swin_calib_file_site(f, p->site);
-    return r && r->factor ? each_value(p, r->factor, r->channels, over_factor) : SWIN_OK;
+    if (!r || !r->factor) return SWIN_OK;
+    SWIN_TRY(check_columns(p, r->channels));
+    return divide_columns(p, r->factor);
 }
 
 swin_status swin_fake_quant_channels(const swin_site_record *r, const swin_tap_point *p)
 {
-    return each_value(p, r->channel_scale, r->channels, rounded);
+    SWIN_TRY(check_columns(p, r->channels));
+    SWIN_TRY(divide_columns(p, r->channel_scale));
+    SWIN_TRY(p->dev->ops->fake_quant(p->dev, p->x, 1.0f, 0, -127, 127));
+    return p->dev->ops->scale_columns(p->dev, p->x, r->channel_scale);
 }
 
 static bool wants(void *user, swin_site site)

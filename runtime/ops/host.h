@@ -66,6 +66,15 @@ swin_status swin_check_attention(const char *op, const swin_attention *a, const 
 swin_status swin_check_normalise_heads(const swin_tensor *out, const swin_tensor *x, int heads);
 swin_status swin_check_fake_quant(float scale, int zero_point, int qmin, int qmax);
 
+/* Operators that are the same on both (host_columns.c). */
+swin_status swin_host_scale_columns(swin_dev *dev, swin_tensor *x, const float *factor);
+swin_status swin_host_moments(swin_dev *dev, const swin_moments *m, const swin_tensor *x, int runs);
+swin_status swin_host_take_rows(swin_dev *dev, float *host, const swin_tensor *x, const int64_t *row, int n);
+
+/* Their checks: cuda's too. */
+swin_status swin_check_moments(const swin_tensor *x, int runs);
+swin_status swin_check_rows(const swin_tensor *x, const int64_t *row, int n);
+
 /* The integer operators (host_int8.c). */
 swin_status swin_check_linear_s8_weight(int out, int in, int x_zero_point);
 swin_status swin_check_linear_s8(const swin_tensor *y, int parts, const swin_tensor *x, const swin_linear *l,

@@ -68,6 +68,13 @@ typedef struct swin_norm {
     float eps;                 /* 1e-5 */
 } swin_norm;
 
+/* What the columns of a matrix hold, run of rows by run of rows: host arrays [runs][cols], those that are NULL are not asked
+ * for. */
+typedef struct swin_moments {
+    double *sum, *square; /* of the values, of their squares */
+    float *lo, *hi;       /* the least and the largest; NaN counts as neither: INFINITY and -INFINITY where there are no others */
+} swin_moments;
+
 /* A Linear layer prepared for one backend. */
 typedef struct swin_linear {
     int in, out;       /* K, N */
@@ -348,6 +355,15 @@ struct swin_ops {
     swin_status (*residual_add_observed)(swin_dev *dev, swin_tensor *residual, swin_tensor *y,
                                          const float *bias, const swin_windows *g, swin_observer *product,
                                          swin_observer *local, swin_observer *sum);
+
+    /* ---- float32 matrices by columns: statistics without their values travelling -------------------------------------- */
+    /* In place: x [r][k] *= factor[k]. factor: host [cols]. */
+    swin_status (*scale_columns)(swin_dev *dev, swin_tensor *x, const float *factor);
+    /* x is `runs` equal runs of rows, one below the other; what m asks for of each. Waits. Sums are in double, in an order
+     * that depends on a run's shape alone. */
+    swin_status (*moments)(swin_dev *dev, const swin_moments *m, const swin_tensor *x, int runs);
+    /* host [n][cols] = rows row[0], row[1], ... of x. Waits. */
+    swin_status (*take_rows)(swin_dev *dev, float *host, const swin_tensor *x, const int64_t *row, int n);
 };
 
 /* The backends of this build, best last tried by "auto": cuda where a GPU answers, else cpu. NULL ends the list. */

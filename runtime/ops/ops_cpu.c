@@ -391,4 +391,7 @@ const swin_ops swin_ops_cpu = {
     .linear_s8_residual = swin_linear_s8_residual_cpu,
     .attention_s8 = swin_attention_s8_cpu,
     .normalise_heads = normalise_heads,
+    .scale_columns = swin_host_scale_columns,
+    .moments = swin_host_moments,
+    .take_rows = swin_host_take_rows,
 };

@@ -413,4 +413,7 @@ const swin_ops swin_ops_cuda = {
     .download_later = swin_download_later_cuda,
     .download_wait = swin_download_wait_cuda,
     .range = cuda_range,
+    .scale_columns = swin_scale_columns_cuda,
+    .moments = swin_moments_cuda,
+    .take_rows = swin_take_rows_cuda,
 };

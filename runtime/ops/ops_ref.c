@@ -248,4 +248,7 @@ const swin_ops swin_ops_ref = {
     .linear_s8_residual = swin_linear_s8_residual_ref,
     .attention_s8 = swin_attention_s8_ref,
     .normalise_heads = swin_normalise_heads_ref,
+    .scale_columns = swin_host_scale_columns,
+    .moments = swin_host_moments,
+    .take_rows = swin_host_take_rows,
 };

@@ -143,6 +143,11 @@ swin_status swin_residual_add_cuda(swin_dev *dev, swin_tensor *residual, const s
                                    const swin_windows *g);
 swin_status swin_attention_run_cuda(swin_dev *dev, const swin_attention_args *args, swin_attention_part part);
 
+/* columns_cuda.c: the operators of those names in swin_ops. */
+swin_status swin_scale_columns_cuda(swin_dev *dev, swin_tensor *x, const float *factor);
+swin_status swin_moments_cuda(swin_dev *dev, const swin_moments *m, const swin_tensor *x, int runs);
+swin_status swin_take_rows_cuda(swin_dev *dev, float *host, const swin_tensor *x, const int64_t *row, int n);
+
 /* tune_cuda.c: choices of tiles. load takes what an earlier run found for this GPU, if anything; find returns -1 for a
  * shape without a choice; learn measures every configuration of one product and keeps the fastest. */
 void swin_tune_load(swin_cuda *d);

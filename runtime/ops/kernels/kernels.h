@@ -34,6 +34,14 @@ cudaError_t swin_heads32_launch(cudaStream_t stream, const swin_tensor *out, con
 cudaError_t swin_patches_launch(cudaStream_t stream, const swin_tensor *out, const float *images, int chans,
                                 int size, int patch);
 
+/* ---- columns.cu: float32 matrices -------------------------------------------------------------------------------- */
+cudaError_t swin_scale_columns_launch(cudaStream_t stream, const swin_tensor *x, const float *factor);
+/* swin_ops.moments; m's arrays are in device memory here. */
+cudaError_t swin_moments_launch(cudaStream_t stream, const swin_moments *m, const swin_tensor *x, int runs);
+/* out [n][cols], dense. */
+cudaError_t swin_take_rows_launch(cudaStream_t stream, float *out, const swin_tensor *x, const int64_t *row,
+                                  int n);
+
 /* ---- patch_embed.cu ------------------------------------------------------------------------------------------ */
 /* Patches of 4 x 4 pixels of three channels through a weight w [96, 128 or 192][48] of out's type, F16 or BF16, and
  * LayerNorm (gamma NULL: none), in one kernel; sm_80 and later. */

@@ -226,10 +226,10 @@ static swin_status run_method(swin_recover *r, int i, swin_recover_step **pendin
     if (k->nsteps == SWIN_RECOVER_STEPS_MAX) return swin_fail(SWIN_ERR_VALUE, "--recover: too many methods");
     swin_recover_step *step = &k->steps[k->nsteps++];
     snprintf(step->method, sizeof step->method, "%s", m->name);
-    const double start = swin_now(), walk = r->walk_s, copy = r->copy_s, product = r->product_s;
+    const double start = swin_now(), walk = r->walk_s, product = r->product_s;
     const swin_status st = m->run(r, step->changed, sizeof step->changed);
-    swin_detail("recover: %s took %.2f s: walks %.2f (copies %.2f), products %.2f", m->name,
-                swin_now() - start, r->walk_s - walk, r->copy_s - copy, r->product_s - product);
+    swin_detail("recover: %s took %.2f s: walks %.2f, products %.2f", m->name, swin_now() - start,
+                r->walk_s - walk, r->product_s - product);
     r->done |= 1u << i;
     *pending = step;
     return st == SWIN_OK ? st : swin_fail_context(st, "--recover, %s", m->name);

@@ -13,12 +13,11 @@
 /* Each image's mean over its tokens, channel by channel, of what passes a site. */
 typedef struct means {
     swin_site site;
-    double *sum; /* owned: [fit][channels] */
+    double *mean; /* owned: [fit][channels] */
     int channels;
 } means;
 
 typedef struct watch {
-    swin_recover *r;
     means *all;
     int count;
 } watch;
@@ -37,25 +36,22 @@ static bool wants(void *user, swin_site site)
 
 static swin_status at(void *user, const swin_tap_point *p)
 {
-    watch *w = user;
-    means *m = means_at(w, p->site);
-    const swin_tensor *x = p->x;
-    const size_t n = (size_t)((x->rows - 1) * x->ld + x->cols);
-    float *host = malloc(n * sizeof *host);
-    if (!host) return swin_fail(SWIN_ERR_MEM, "--recover: no memory for %zu values", n);
-    swin_status st = recover_download(w->r, host, x->data, n);
-    if (st == SWIN_OK)
-        st = recover_column_means(w->r, m->sum + (size_t)p->image * (size_t)m->channels, host, p->images,
-                                  x->rows / p->images, m->channels, x->ld);
-    free(host);
-    return st;
+    means *m = means_at(user, p->site);
+    const size_t at = (size_t)p->image * (size_t)m->channels, n = (size_t)p->images * (size_t)m->channels;
+    const double rows = (double)(p->x->rows / p->images);
+    if (p->x->cols != m->channels)
+        return swin_fail(SWIN_ERR_MISMATCH, "--recover: %lld columns instead of %d", (long long)p->x->cols,
+                         m->channels);
+    SWIN_TRY(p->dev->ops->moments(p->dev, &(swin_moments){ .sum = m->mean + at }, p->x, p->images));
+    for (size_t i = at; i < at + n; i++) m->mean[i] /= rows;
+    return SWIN_OK;
 }
 
 static swin_status means_init(means *m, const swin_recover *r, swin_site site, int channels)
 {
     *m = (means){ .site = site, .channels = channels };
-    m->sum = calloc((size_t)r->fit * (size_t)channels, sizeof *m->sum);
-    return m->sum ? SWIN_OK : swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d means", channels);
+    m->mean = calloc((size_t)r->fit * (size_t)channels, sizeof *m->mean);
+    return m->mean ? SWIN_OK : swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d means", channels);
 }
 
 /* What to add to the quantized mean of a channel. */
@@ -64,7 +60,7 @@ static double correction(const means *f, const means *q, int images, int channel
     double sum = 0, square = 0;
     for (int i = 0; i < images; i++) {
         const size_t at = (size_t)i * (size_t)f->channels + (size_t)channel;
-        const double d = f->sum[at] - q->sum[at];
+        const double d = f->mean[at] - q->mean[at];
         sum += d;
         square += d * d;
     }
@@ -128,6 +124,21 @@ typedef struct job {
     int changed;
 } job;
 
+/* The stream behind a part has passed already when its bias is mended: a bias on its way is a shift. */
+static swin_status shift_stream(job *j, int part, const float *shift)
+{
+    const swin_ops *ops = j->r->dev->ops;
+    int tokens, channels;
+    void *there;
+    swin_net_stream(j->r->config, part, &tokens, &channels);
+    swin_tensor stream = swin_matrix(j->q.stream, SWIN_F32, (int64_t)j->r->fit * tokens, channels);
+    SWIN_TRY(ops->alloc(j->r->dev, &there, (size_t)channels * sizeof *shift));
+    swin_status st = ops->upload(j->r->dev, there, shift, (size_t)channels * sizeof *shift);
+    if (st == SWIN_OK) st = ops->bias_act(j->r->dev, &stream, there, SWIN_ACT_NONE);
+    ops->free(j->r->dev, there);
+    return st;
+}
+
 /* Compare at one place and mend; only_seen: the pass may end there. */
 static swin_status correct_place(job *j, const place *p, const means *f, int stage, int block)
 {
@@ -136,7 +147,7 @@ static swin_status correct_place(job *j, const place *p, const means *f, int sta
     float *shift = NULL;
     const bool last = p->seen == SWIN_SITE_BLOCK_OUT;
     swin_status st = means_init(&q, r, swin_site_make(stage, block, p->seen), p->channels);
-    watch w = { r, &q, 1 };
+    watch w = { &q, 1 };
     const swin_tap tap = { .user = &w, .wants = wants, .at = at };
     const int part = j->q.part;
     j->q.stops = !last;
@@ -145,15 +156,9 @@ static swin_status correct_place(job *j, const place *p, const means *f, int sta
         st = swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d channels", p->channels);
     if (st == SWIN_OK) j->changed += mend(p, f, &q, r->fit, shift);
     if (st == SWIN_OK) st = swin_sim_reload(j->sim, part, &r->w);
-    if (st == SWIN_OK && last) { /* the stream has passed already: a bias on its way is a shift */
-        int tokens, channels;
-        swin_net_stream(r->config, part, &tokens, &channels);
-        const size_t rows = (size_t)r->fit * (size_t)tokens;
-        for (size_t i = 0; i < rows; i++)
-            for (int k = 0; k < channels; k++) j->q.stream[i * (size_t)channels + (size_t)k] += shift[k];
-    }
+    if (st == SWIN_OK && last) st = shift_stream(j, part, shift);
     free(shift);
-    free(q.sum);
+    free(q.mean);
     return st;
 }
 
@@ -161,7 +166,7 @@ static swin_status correct_block(job *j, int stage, int block)
 {
     place p[PLACES];
     means f[PLACES] = { 0 };
-    watch w = { j->r, f, PLACES };
+    watch w = { f, PLACES };
     const swin_tap tap = { .user = &w, .wants = wants, .at = at };
     swin_status st = SWIN_OK;
     places_of(p, j->r, &j->r->w, stage, block);
@@ -169,7 +174,7 @@ static swin_status correct_block(job *j, int stage, int block)
         st = means_init(&f[i], j->r, swin_site_make(stage, block, p[i].seen), p[i].channels);
     if (st == SWIN_OK) st = recover_walk_part(&j->f, &tap, true);
     for (int i = 0; st == SWIN_OK && i < PLACES; i++) st = correct_place(j, &p[i], &f[i], stage, block);
-    for (int i = 0; i < PLACES; i++) free(f[i].sum);
+    for (int i = 0; i < PLACES; i++) free(f[i].mean);
     return st;
 }
 

@@ -1,11 +1,11 @@
-/* Loops over the columns of samples: errors, ranges and means, channel by channel. */
+/* Loops over the columns of samples: errors and ranges, channel by channel. */
 #include <math.h>
 #include <stdlib.h>
 
 #include "calib/recover_impl.h"
 #include "calib/recover_step.h"
 
-enum { STRIP = 64, LINE = 16 }; /* columns at once; of a large matrix in memory: one cache line */
+enum { STRIP = 64, LINE = 16 }; /* columns at once; sums at once */
 
 /* ---- errors ------------------------------------------------------------------------------------------------------ */
 
@@ -99,9 +99,9 @@ double recover_weight_estimate(const recover_gemm *g, const float *c)
 typedef struct columns {
     const float *x;
     int64_t rows, ld;
-    int cols, width; /* of a task */
-    float *lo, *hi, *top;
-    double *mean;
+    int cols;
+    const float *lo, *hi;
+    float *top;
 } columns;
 
 /* The range with the least error of 8-bit codes for a column alone: a rare large value is worth less than finer steps. */
@@ -141,60 +141,6 @@ static swin_status range_task(void *user, size_t task, int worker)
 swin_status recover_column_ranges(swin_recover *r, float *top, const float *x, int rows, int cols, int ld,
                                   const float *lo, const float *hi)
 {
-    columns c = {
-        .x = x, .rows = rows, .ld = ld, .cols = cols, .lo = (float *)lo, .hi = (float *)hi, .top = top
-    };
+    columns c = { .x = x, .rows = rows, .ld = ld, .cols = cols, .lo = lo, .hi = hi, .top = top };
     return swin_pool_run(r->pool, (size_t)(cols + STRIP - 1) / STRIP, range_task, &c);
-}
-
-static swin_status extremes_task(void *user, size_t task, int worker)
-{
-    (void)worker;
-    const columns *c = user;
-    const int at = (int)task * LINE, n = c->cols - at < LINE ? c->cols - at : LINE;
-    float lo[LINE] = { 0 }, hi[LINE] = { 0 };
-    const float *x = c->x + at;
-    for (int k = 0; k < n; k++) {
-        lo[k] = c->lo[at + k];
-        hi[k] = c->hi[at + k];
-    }
-    for (int64_t r = 0; r < c->rows; r++, x += c->ld)
-        for (int k = 0; k < n; k++) {
-            lo[k] = x[k] < lo[k] ? x[k] : lo[k];
-            hi[k] = x[k] > hi[k] ? x[k] : hi[k];
-        }
-    for (int k = 0; k < n; k++) {
-        c->lo[at + k] = lo[k];
-        c->hi[at + k] = hi[k];
-    }
-    return SWIN_OK;
-}
-
-swin_status recover_column_extremes(swin_recover *r, float *lo, float *hi, const float *x, int64_t rows,
-                                    int cols, int64_t ld)
-{
-    columns c = { .x = x, .rows = rows, .ld = ld, .cols = cols, .lo = lo, .hi = hi };
-    return swin_pool_run(r->pool, (size_t)(cols + LINE - 1) / LINE, extremes_task, &c);
-}
-
-static swin_status mean_task(void *user, size_t task, int worker)
-{
-    (void)worker;
-    const columns *c = user;
-    const int lines = (c->cols + LINE - 1) / LINE;
-    const int64_t image = (int64_t)task / lines;
-    const int at = (int)((int64_t)task % lines) * LINE, n = c->cols - at < LINE ? c->cols - at : LINE;
-    double sum[LINE] = { 0 };
-    const float *x = c->x + image * c->rows * c->ld + at;
-    for (int64_t r = 0; r < c->rows; r++, x += c->ld)
-        for (int k = 0; k < n; k++) sum[k] += (double)x[k];
-    for (int k = 0; k < n; k++) c->mean[image * c->cols + at + k] = sum[k] / (double)c->rows;
-    return SWIN_OK;
-}
-
-swin_status recover_column_means(swin_recover *r, double *mean, const float *x, int images, int64_t rows,
-                                 int cols, int64_t ld)
-{
-    columns c = { .x = x, .rows = rows, .ld = ld, .cols = cols, .mean = mean };
-    return swin_pool_run(r->pool, (size_t)images * (size_t)((cols + LINE - 1) / LINE), mean_task, &c);
 }

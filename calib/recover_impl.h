@@ -28,8 +28,7 @@ struct swin_recover {
     const float *judge_pixels;
     float *reference; /* owned: [judges][classes], fp32 */
     unsigned done;    /* methods that have run: bits of o.methods */
-    double walk_s, copy_s,
-        product_s; /* seconds spent so far: in walks, of these in copies to the host; in products */
+    double walk_s, product_s; /* seconds spent so far: in walks; in products */
     double db;     /* SQNR of the judges' logits, as measured last */
     bool measured;
 };
@@ -55,7 +54,7 @@ typedef struct recover_walk {
     swin_recover *r;
     swin_net *net; /* one of the two; net: float, with f's factors */
     swin_sim *sim;
-    float *stream; /* owned: [fit][tokens][C] that enters `part` */
+    float *stream; /* owned, dev's memory: [fit][tokens][C] that enters `part` */
     int part;
     bool stops;   /* the tap wants one site alone: once all images of a pass have been there, the pass ends */
     bool stopped; /* it did */
@@ -68,8 +67,6 @@ swin_status recover_walk_begin(recover_walk *k, swin_recover *r, swin_net *net, 
  * or with others; p->image counts from the first fit image. */
 swin_status recover_walk_part(recover_walk *k, const swin_tap *tap, bool advance);
 void recover_walk_end(recover_walk *k);
-/* n floats of the device's memory, which waits for what makes them. */
-swin_status recover_download(swin_recover *r, float *host, const void *x, size_t n);
 
 /* Rows of what passes a site: evenly many from every image, at places that depend on the seed and the image's number alone.
  * And the range of every channel, over all rows of all images. */
@@ -90,11 +87,8 @@ typedef struct recover_gather {
     swin_recover *r;
     recover_samples *samples;
     int count;
-    float *host; /* scratch */
-    size_t size;
 } recover_gather;
 swin_tap recover_gather_tap(recover_gather *g);
-void recover_gather_free(recover_gather *g); /* not the samples */
 
 /* ---- recover_error.c, recover_columns.c: what quantizing costs --------------------------------------------------------------------- */
 
@@ -137,12 +131,6 @@ double recover_column_error(const float *x, int rows, int k, int ld, const float
 /* The range that suits each column of samples by itself, at most the largest magnitude of [lo, hi]. */
 swin_status recover_column_ranges(swin_recover *r, float *top, const float *x, int rows, int cols, int ld,
                                   const float *lo, const float *hi);
-/* Widen [lo, hi], each [cols], to the values of x. */
-swin_status recover_column_extremes(swin_recover *r, float *lo, float *hi, const float *x, int64_t rows,
-                                    int cols, int64_t ld);
-/* mean [images][cols] over the rows of each image; x [images * rows]. */
-swin_status recover_column_means(swin_recover *r, double *mean, const float *x, int images, int64_t rows,
-                                 int cols, int64_t ld);
 
 /* y [rows][n] = x [rows][k] w [n][k]^T + bias (NULL: none), on the device and back. */
 swin_status recover_linear(swin_recover *r, float *y, const float *x, int rows, const float *w,

@@ -355,7 +355,6 @@ static swin_status round_part(recover_walk *k, int *count)
     if (st == SWIN_OK) st = swin_sim_reload(k->sim, part, &r->w);
     if (st == SWIN_OK) st = recover_walk_part(k, NULL, true);
 done:
-    recover_gather_free(&g);
     for (int i = 0; i < layers; i++) recover_samples_free(&all[i]);
     return st;
 }

@@ -34,7 +34,6 @@ static swin_status gather(recover_view *v, recover_walk *k, int rows, uint64_t s
                                   wanted[g.count].cols, wanted[g.count].rows, seed);
     const swin_tap tap = recover_gather_tap(&g);
     if (st == SWIN_OK) st = recover_walk_part(k, &tap, true);
-    recover_gather_free(&g);
     for (int i = 0; i < count; i++) *wanted[i].to = all[i];
     return st;
 }
@@ -50,14 +49,13 @@ static bool share_wants(void *user, swin_site site)
 static swin_status share_at(void *user, const swin_tap_point *p)
 {
     recover_view *v = user;
-    const size_t n = (size_t)p->x->rows * (size_t)p->x->cols;
-    float *a = malloc(n * sizeof *a);
-    if (!a) return swin_fail(SWIN_ERR_MEM, "--recover: no memory for %zu probabilities", n);
-    const swin_status st = p->dev->ops->download(p->dev, a, p->x->data, n * sizeof *a);
-    double sum = 0;
-    for (size_t i = 0; st == SWIN_OK && i < n; i++) sum += (double)a[i] * (double)a[i];
+    const size_t n = (size_t)p->x->cols;
+    double sum = 0, *square = malloc(n * sizeof *square);
+    if (!square) return swin_fail(SWIN_ERR_MEM, "--recover: no memory for %zu probabilities", n);
+    const swin_status st = p->dev->ops->moments(p->dev, &(swin_moments){ .square = square }, p->x, 1);
+    for (size_t i = 0; st == SWIN_OK && i < n; i++) sum += square[i];
     v->share += sum / (double)p->x->rows * p->images / p->batch;
-    free(a);
+    free(square);
     return st;
 }
 

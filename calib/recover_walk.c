@@ -1,5 +1,5 @@
+#include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "calib/recover_impl.h"
 #include "quant/factor.h"
@@ -12,15 +12,6 @@
 enum { TOGETHER = 8 }; /* images in a pass */
 
 /* ---- streams --------------------------------------------------------------------------------------------------- */
-
-static size_t floats_before(const swin_config *c, int part)
-{
-    int tokens, channels;
-    if (part == 0) return (size_t)c->in_chans * (size_t)c->image_size * (size_t)c->image_size;
-    if (part == swin_output_count(c)) return (size_t)c->num_classes;
-    swin_net_stream(c, part, &tokens, &channels);
-    return (size_t)tokens * (size_t)channels;
-}
 
 /* The taps of a walk see images of one pass; they are told how many came before. A pass may end once its last image has been
  * seen: there are as many images in it as the walk shows at once, else the earlier ones would go the whole way. */
@@ -56,11 +47,11 @@ static swin_status pass(recover_walk *k, const swin_tap *tap, const float *in, i
     return swin_net_forward_parts(k->net, k->part, k->part + 1, in, n, out, &with);
 }
 
-/* Output lies at or before the input in memory, image by image: streams never grow. */
+/* Output lies at or before the input in memory, image by image. What a part queues is waited for here: times are told apart. */
 swin_status recover_walk_part(recover_walk *k, const swin_tap *tap, bool advance)
 {
     const swin_config *c = k->r->config;
-    const size_t in = floats_before(c, k->part), out = floats_before(c, k->part + 1);
+    const size_t in = swin_net_stream_floats(c, k->part), out = swin_net_stream_floats(c, k->part + 1);
     const float *from = k->part ? k->stream : k->r->pixels;
     const double start = swin_now();
     k->width = 0;
@@ -76,21 +67,24 @@ swin_status recover_walk_part(recover_walk *k, const swin_tap *tap, bool advance
         if (st != SWIN_OK && !k->stopped) return st;
     }
     k->part += advance;
+    const swin_status st = k->r->dev->ops->sync(k->r->dev);
     k->r->walk_s += swin_now() - start;
-    return SWIN_OK;
+    return st;
 }
 
 swin_status recover_walk_begin(recover_walk *k, swin_recover *r, swin_net *net, swin_sim *sim)
 {
-    const size_t floats = (size_t)r->fit * floats_before(r->config, 1);
-    *k = (recover_walk){ .r = r, .net = net, .sim = sim, .stream = malloc(floats * sizeof(float)) };
-    if (!k->stream) return swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d images", r->fit);
+    const size_t floats = (size_t)r->fit * swin_net_stream_floats(r->config, 1);
+    void *stream;
+    *k = (recover_walk){ .r = r, .net = net, .sim = sim };
+    SWIN_TRY(r->dev->ops->alloc(r->dev, &stream, floats * sizeof(float)));
+    k->stream = stream;
     return recover_walk_part(k, NULL, true);
 }
 
 void recover_walk_end(recover_walk *k)
 {
-    free(k->stream);
+    if (k->r) k->r->dev->ops->free(k->r->dev, k->stream);
     k->stream = NULL;
 }
 
@@ -124,16 +118,46 @@ void recover_samples_free(recover_samples *s)
     *s = (recover_samples){ 0 };
 }
 
-/* One row of each of per_image equal stretches. */
-static void take_rows(recover_samples *s, const float *x, int64_t rows, int64_t ld, int image)
+/* One row of each of per_image equal stretches of an image's rows. */
+static void choose_rows(int64_t *row, const recover_samples *s, int64_t rows, int image)
 {
     swin_rng rng = { s->seed * 1000003u + (uint64_t)image };
     for (int i = 0; i < s->per_image; i++) {
         const int64_t lo = rows * i / s->per_image, hi = rows * (i + 1) / s->per_image;
-        const int64_t row = lo + (int64_t)swin_rng_below(&rng, (uint64_t)(hi - lo));
-        memcpy(s->x + ((size_t)image * (size_t)s->per_image + (size_t)i) * (size_t)s->cols, x + row * ld,
-               (size_t)s->cols * sizeof *x);
+        row[i] = lo + (int64_t)swin_rng_below(&rng, (uint64_t)(hi - lo));
     }
+}
+
+static swin_status take_rows(recover_samples *s, swin_recover *r, const swin_tap_point *p)
+{
+    const int64_t rows = p->x->rows / p->images;
+    const size_t each = (size_t)s->per_image, at = (size_t)p->image * each * (size_t)s->cols;
+    if (s->per_image == 0) return SWIN_OK;
+    int64_t *row = malloc((size_t)p->images * each * sizeof *row);
+    if (!row) return swin_fail(SWIN_ERR_MEM, "--recover: no memory for a list of %d rows", s->rows);
+    for (int i = 0; i < p->images; i++) {
+        choose_rows(row + (size_t)i * each, s, rows, p->image + i);
+        for (size_t k = 0; k < each; k++) row[(size_t)i * each + k] += i * rows;
+    }
+    const swin_status st = r->dev->ops->take_rows(r->dev, s->x + at, p->x, row, p->images * s->per_image);
+    free(row);
+    return st;
+}
+
+/* The ranges seen before and those of x. */
+static swin_status widen(recover_samples *s, swin_recover *r, const swin_tensor *x)
+{
+    const size_t n = (size_t)s->cols;
+    float *ends = malloc(2 * n * sizeof *ends);
+    if (!ends) return swin_fail(SWIN_ERR_MEM, "--recover: no memory for the ranges of %d columns", s->cols);
+    const swin_moments m = { .lo = ends, .hi = ends + n };
+    const swin_status st = r->dev->ops->moments(r->dev, &m, x, 1);
+    for (size_t k = 0; st == SWIN_OK && k < n; k++) {
+        s->lo[k] = fminf(s->lo[k], m.lo[k]);
+        s->hi[k] = fmaxf(s->hi[k], m.hi[k]);
+    }
+    free(ends);
+    return st;
 }
 
 static recover_samples *samples_of(const recover_gather *g, swin_site site)
@@ -148,41 +172,18 @@ static bool gather_wants(void *user, swin_site site)
     return samples_of(user, site) != NULL;
 }
 
-swin_status recover_download(swin_recover *r, float *host, const void *x, size_t n)
-{
-    const double start = swin_now();
-    const swin_status st = r->dev->ops->download(r->dev, host, x, n * sizeof *host);
-    r->copy_s += swin_now() - start;
-    return st;
-}
-
 static swin_status gather_at(void *user, const swin_tap_point *p)
 {
     recover_gather *g = user;
     recover_samples *s = samples_of(g, p->site);
-    const swin_tensor *x = p->x;
-    const size_t n = (size_t)((x->rows - 1) * x->ld + x->cols);
-    if (n > g->size) {
-        free(g->host);
-        g->host = malloc(n * sizeof *g->host);
-        g->size = g->host ? n : 0;
-        if (!g->host) return swin_fail(SWIN_ERR_MEM, "--recover: no memory for %zu values", n);
-    }
-    SWIN_TRY(recover_download(g->r, g->host, x->data, n));
-    const int64_t rows = x->rows / p->images;
-    for (int i = 0; i < p->images; i++)
-        take_rows(s, g->host + (size_t)(i * rows * x->ld), rows, x->ld, p->image + i);
-    return recover_column_extremes(g->r, s->lo, s->hi, g->host, x->rows, s->cols, x->ld);
+    if (p->x->cols != s->cols)
+        return swin_fail(SWIN_ERR_MISMATCH, "--recover: %lld columns instead of %d", (long long)p->x->cols,
+                         s->cols);
+    SWIN_TRY(take_rows(s, g->r, p));
+    return widen(s, g->r, p->x);
 }
 
 swin_tap recover_gather_tap(recover_gather *g)
 {
     return (swin_tap){ .user = g, .wants = gather_wants, .at = gather_at };
-}
-
-void recover_gather_free(recover_gather *g)
-{
-    free(g->host);
-    g->host = NULL;
-    g->size = 0;
 }

@@ -11,10 +11,11 @@ typedef struct switched {
     swin_calib_file f; /* shallow but for sites */
     swin_weights w;    /* owned: what the sim is loaded from */
     swin_sim *sim;
-    float *stream, *next; /* owned: [n][tokens][C] that enters `part` */
+    float *stream, *next; /* owned, dev's memory: [n][tokens][C] that enters `part` */
 } switched;
 
 struct swin_sense {
+    swin_dev *dev;
     const swin_calib_file *f;
     swin_weights exact, quantized; /* owned */
     const swin_sense_group *groups;
@@ -83,13 +84,13 @@ static swin_status switched_init(switched *x, swin_dev *dev, const swin_sense *s
     return swin_sim_create(&x->sim, dev, &x->f, &x->w, granularity);
 }
 
-static void switched_free(switched *x)
+static void switched_free(switched *x, swin_dev *dev)
 {
     swin_sim_free(x->sim);
     swin_weights_free(&x->w);
     free(x->f.sites);
-    free(x->stream);
-    free(x->next);
+    dev->ops->free(dev, x->stream);
+    dev->ops->free(dev, x->next);
 }
 
 /* ---- set-up ------------------------------------------------------------------------------------------------------- */
@@ -101,7 +102,7 @@ swin_status swin_sense_create(swin_sense **out, swin_dev *dev, const swin_calib_
     *out = NULL;
     swin_sense *s = calloc(1, sizeof *s);
     if (!s) return swin_fail(SWIN_ERR_MEM, "no memory to measure sensitivity");
-    *s = (swin_sense){ .f = f, .groups = groups, .count = count, .what = what };
+    *s = (swin_sense){ .dev = dev, .f = f, .groups = groups, .count = count, .what = what };
     s->parts = swin_output_count(&f->config);
     s->sums = calloc((size_t)count + 1, sizeof *s->sums);
     swin_status st = s->sums ? SWIN_OK : swin_fail(SWIN_ERR_MEM, "no memory for %d groups", count);
@@ -120,8 +121,8 @@ swin_status swin_sense_create(swin_sense **out, swin_dev *dev, const swin_calib_
 void swin_sense_free(swin_sense *s)
 {
     if (!s) return;
-    switched_free(&s->none);
-    switched_free(&s->all);
+    switched_free(&s->none, s->dev);
+    switched_free(&s->all, s->dev);
     swin_weights_free(&s->exact);
     swin_weights_free(&s->quantized);
     free(s->logits);
@@ -130,34 +131,26 @@ void swin_sense_free(swin_sense *s)
     free(s);
 }
 
-/* The largest stream of a network, one image. */
-static size_t stream_floats(const swin_sense *s)
-{
-    size_t most = 0;
-    for (int part = 1; part < s->parts; part++) {
-        int tokens, channels;
-        swin_net_stream(&s->f->config, part, &tokens, &channels);
-        const size_t n = (size_t)tokens * (size_t)channels;
-        if (n > most) most = n;
-    }
-    return most;
-}
-
 static swin_status reserve(swin_sense *s, int n)
 {
     if (n <= s->n) return SWIN_OK;
-    const size_t stream = stream_floats(s) * (size_t)n, logits = (size_t)s->f->config.num_classes * (size_t)n;
-    struct {
-        float **at;
-        size_t count;
-    } all[] = { { &s->none.stream, stream }, { &s->none.next, stream }, { &s->all.stream, stream },
-                { &s->all.next, stream },    { &s->logits, logits },    { &s->base, logits } };
+    const swin_ops *ops = s->dev->ops;
+    const size_t stream = swin_net_stream_floats(&s->f->config, 1) * (size_t)n * sizeof(float),
+                 logits = (size_t)s->f->config.num_classes * (size_t)n * sizeof(float);
+    float **streams[] = { &s->none.stream, &s->none.next, &s->all.stream, &s->all.next };
     s->n = 0;
-    for (size_t i = 0; i < SWIN_COUNT(all); i++) {
-        free(*all[i].at);
-        *all[i].at = malloc(all[i].count * sizeof(float));
-        if (!*all[i].at) return swin_fail(SWIN_ERR_MEM, "no memory for the streams of %d images", n);
+    for (size_t i = 0; i < SWIN_COUNT(streams); i++) {
+        void *grown;
+        ops->free(s->dev, *streams[i]);
+        *streams[i] = NULL;
+        SWIN_TRY(ops->alloc(s->dev, &grown, stream));
+        *streams[i] = grown;
     }
+    free(s->logits);
+    free(s->base);
+    s->logits = malloc(logits);
+    s->base = malloc(logits);
+    if (!s->logits || !s->base) return swin_fail(SWIN_ERR_MEM, "no memory for the logits of %d images", n);
     s->n = n;
     return SWIN_OK;
 }

@@ -17,26 +17,20 @@ typedef struct seen {
 } seen;
 
 typedef struct job {
+    swin_dev *dev;
     const swin_config *c;
     const swin_calib_file *f;
     const swin_weights *w;
     swin_calib_file one; /* f's records with all sites off but at most one; only `sites` is owned */
     swin_sim *lone, *full;
     int n, parts;
-    float *exact, *quantized;  /* owned: the streams [n][tokens][C] of both networks, abreast */
+    float *exact, *quantized;  /* owned, dev's memory: the streams [n][tokens][C] of both networks, abreast */
     float *reference, *logits; /* owned: [n][classes] */
     seen seen[SWIN_SITE_KIND_COUNT];
     bool keep; /* the tap stores what it sees, or compares with it */
     swin_eval_site *list;
     int count;
 } job;
-
-static size_t floats_before(const job *j, int part)
-{
-    int tokens, channels;
-    swin_net_stream(j->c, part, &tokens, &channels);
-    return (size_t)tokens * (size_t)channels;
-}
 
 /* ---- accumulated -------------------------------------------------------------------------------------------------- */
 
@@ -86,7 +80,7 @@ static swin_status at(void *user, const swin_tap_point *p)
 /* Both networks through a part, image by image: a kept tensor is one image's. */
 static swin_status advance(job *j, int part)
 {
-    const size_t in = floats_before(j, part), out = floats_before(j, part + 1);
+    const size_t in = swin_net_stream_floats(j->c, part), out = swin_net_stream_floats(j->c, part + 1);
     const swin_tap tap = { .user = j, .wants = watched, .at = at };
     for (int k = 0; k < SWIN_SITE_KIND_COUNT; k++) j->seen[k].signal = j->seen[k].noise = 0;
     for (int i = 0; i < j->n; i++) {
@@ -148,9 +142,9 @@ static swin_status measure_part(job *j, int part)
 static swin_status measure_all(job *j, const float *images)
 {
     swin_progress progress;
-    const size_t stream = (size_t)j->n * floats_before(j, 1) * sizeof *j->exact;
+    const size_t stream = (size_t)j->n * swin_net_stream_floats(j->c, 1) * sizeof *j->exact;
     SWIN_TRY(swin_sim_forward_parts(j->lone, 0, 1, images, j->n, j->exact, NULL));
-    memcpy(j->quantized, j->exact, stream);
+    SWIN_TRY(j->dev->ops->copy(j->dev, j->quantized, j->exact, stream));
     SWIN_TRY(finish_from(j, 1, j->reference));
     swin_progress_begin(&progress, "measuring sites", "parts", (size_t)(j->parts - 2));
     for (int part = 1; part + 1 < j->parts; part++) {
@@ -164,20 +158,32 @@ static swin_status measure_all(job *j, const float *images)
     return SWIN_OK;
 }
 
-static swin_status open_job(job *j, swin_dev *dev, swin_granularity granularity)
+static swin_status alloc_streams(job *j)
 {
+    const size_t bytes = (size_t)j->n * swin_net_stream_floats(j->c, 1) * sizeof(float);
+    float **all[] = { &j->exact, &j->quantized };
+    for (size_t i = 0; i < SWIN_COUNT(all); i++) {
+        void *stream;
+        SWIN_TRY(j->dev->ops->alloc(j->dev, &stream, bytes));
+        *all[i] = stream;
+    }
+    return SWIN_OK;
+}
+
+static swin_status open_job(job *j, swin_granularity granularity)
+{
+    swin_dev *dev = j->dev;
     const size_t n = (size_t)j->n, sites = (size_t)j->f->nsites, classes = (size_t)j->c->num_classes;
     j->one = *j->f;
     j->one.sites = malloc(sites * sizeof *j->one.sites);
-    j->exact = malloc(n * floats_before(j, 1) * sizeof *j->exact);
-    j->quantized = malloc(n * floats_before(j, 1) * sizeof *j->quantized);
     j->reference = malloc(n * classes * sizeof *j->reference);
     j->logits = malloc(n * classes * sizeof *j->logits);
     j->list = calloc(sites, sizeof *j->list);
-    if (!j->one.sites || !j->exact || !j->quantized || !j->reference || !j->logits || !j->list)
+    if (!j->one.sites || !j->reference || !j->logits || !j->list)
         return swin_fail(SWIN_ERR_MEM, "--layers: no memory for %d images", j->n);
     memcpy(j->one.sites, j->f->sites, sites * sizeof *j->one.sites);
     for (size_t i = 0; i < sites; i++) j->one.sites[i].enabled = false;
+    SWIN_TRY(alloc_streams(j));
     SWIN_TRY(swin_sim_create(&j->lone, dev, &j->one, j->w, granularity));
     return swin_sim_create(&j->full, dev, j->f, j->w, granularity);
 }
@@ -185,17 +191,17 @@ static swin_status open_job(job *j, swin_dev *dev, swin_granularity granularity)
 swin_status swin_site_errors(swin_eval_site **list, int *count, swin_dev *dev, const swin_calib_file *f,
                              const swin_weights *w, swin_granularity granularity, const float *images, int n)
 {
-    job j = { .c = &f->config, .f = f, .w = w, .n = n, .parts = swin_output_count(&f->config) };
+    job j = { .dev = dev, .c = &f->config, .f = f, .w = w, .n = n, .parts = swin_output_count(&f->config) };
     *list = NULL;
     *count = 0;
-    swin_status st = open_job(&j, dev, granularity);
+    swin_status st = open_job(&j, granularity);
     if (st == SWIN_OK) st = measure_all(&j, images);
     swin_sim_free(j.lone);
     swin_sim_free(j.full);
     for (int k = 0; k < SWIN_SITE_KIND_COUNT; k++) free(j.seen[k].x);
     free(j.one.sites);
-    free(j.exact);
-    free(j.quantized);
+    dev->ops->free(dev, j.exact);
+    dev->ops->free(dev, j.quantized);
     free(j.reference);
     free(j.logits);
     if (st == SWIN_OK) {

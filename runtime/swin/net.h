@@ -66,14 +66,17 @@ swin_status swin_net_logits(swin_net *net, const swin_tensor *logits, float *hos
  * order, last the final norm with mean and head. Between two parts runs the residual stream: float32 [batch][tokens][C] in
  * image order. The shape of the stream that enters `part`, in [1, swin_output_count()). */
 void swin_net_stream(const swin_config *c, int part, int *tokens, int *channels);
+/* Its floats, one image; part 0: of the image, swin_output_count(): of the logits. Streams never grow. */
+size_t swin_net_stream_floats(const swin_config *c, int part);
 
 /*
  * Parts [first, end), first < end.
  *
- * in   host; first 0: images, as for swin_net_forward; else the stream that enters part `first`
- * out  host; end == swin_output_count(): logits; else the stream that enters part `end`. NULL: not wanted
+ * in   first 0: images, as for swin_net_forward; else the stream that enters part `first`, in dev's memory
+ * out  end == swin_output_count(): logits, host; else the stream that enters part `end`, in dev's memory: it may begin where
+ *      `in` begins, or before it. NULL: not wanted
  *
- * The same bits as the whole walk gives. Float32 networks only (a net with a plan included).
+ * The same bits as the whole walk gives. Waits for logits alone. Float32 networks only (a net with a plan included).
  */
 swin_status swin_net_forward_parts(swin_net *net, int first, int end, const float *in, int batch, float *out,
                                    const swin_tap *tap);

@@ -19,33 +19,34 @@ void swin_net_stream(const swin_config *c, int part, int *tokens, int *channels)
     *channels = s.channels;
 }
 
-static size_t stream_floats(const swin_config *c, int part, int batch)
+size_t swin_net_stream_floats(const swin_config *c, int part)
 {
     int tokens, channels;
+    if (part == 0) return (size_t)c->in_chans * (size_t)c->image_size * (size_t)c->image_size;
+    if (part == swin_output_count(c)) return (size_t)c->num_classes;
     swin_net_stream(c, part, &tokens, &channels);
-    return (size_t)batch * (size_t)tokens * (size_t)channels;
+    return (size_t)tokens * (size_t)channels;
+}
+
+static void *stream_before(const swin_net *net, int part)
+{
+    int place;
+    return net->x[place_of(&net->config, part, &place) & 1];
 }
 
 static swin_status take_input(swin_net *net, int first, const float *in, int batch)
 {
-    const swin_config *c = &net->config;
-    int place;
-    if (first > 0)
-        return net->ops->upload(net->dev, net->x[place_of(c, first, &place) & 1], in,
-                                stream_floats(c, first, batch) * sizeof *in);
-    const size_t side = (size_t)c->image_size, pixels = (size_t)batch * (size_t)c->in_chans * side * side;
-    return net->ops->upload(net->dev, net->images, in, pixels * sizeof *in);
+    const size_t bytes = (size_t)batch * swin_net_stream_floats(&net->config, first) * sizeof *in;
+    return first > 0 ? net->ops->copy(net->dev, stream_before(net, first), in, bytes)
+                     : net->ops->upload(net->dev, net->images, in, bytes);
 }
 
 static swin_status give_output(swin_net *net, int end, int batch, float *out)
 {
-    const swin_config *c = &net->config;
-    int place;
-    if (end == swin_output_count(c))
-        return net->ops->download(net->dev, out, net->logits,
-                                  (size_t)batch * (size_t)c->num_classes * sizeof *out);
-    return net->ops->download(net->dev, out, net->x[place_of(c, end, &place) & 1],
-                              stream_floats(c, end, batch) * sizeof *out);
+    const size_t bytes = (size_t)batch * swin_net_stream_floats(&net->config, end) * sizeof *out;
+    return end == swin_output_count(&net->config)
+               ? net->ops->download(net->dev, out, net->logits, bytes)
+               : net->ops->copy(net->dev, out, stream_before(net, end), bytes);
 }
 
 swin_status swin_net_forward_parts(swin_net *net, int first, int end, const float *in, int batch, float *out,
@@ -59,7 +60,7 @@ swin_status swin_net_forward_parts(swin_net *net, int first, int end, const floa
     SWIN_TRY(net_reserve(net, batch, net_needs_scores(net, tap)));
     SWIN_TRY(take_input(net, first, in, batch));
     SWIN_TRY(net_walk_parts(net, first, end, net->images, batch, tap));
-    return out ? give_output(net, end, batch, out) : net->ops->sync(net->dev);
+    return out ? give_output(net, end, batch, out) : SWIN_OK;
 }
 
 swin_status swin_net_reload(swin_net *net, int part, const swin_weights *w)

@@ -305,6 +305,7 @@ void swin_recover_close(swin_recover *r)
     swin_weights_free(&r->w);
     swin_weights_free(&r->exact);
     swin_pool_free(r->pool);
+    for (size_t i = 0; i < SWIN_COUNT(r->room); i++) r->dev->ops->free(r->dev, r->room[i]);
     free(r->indices);
     free(r->pixels);
     free(r->reference);

@@ -104,6 +104,13 @@ static swin_status room_make(room *o, recover_view *v)
                                  v->proj.hi);
 }
 
+static double least(const double error[RECOVER_CLIPS])
+{
+    double best = error[0];
+    for (int t = 1; t < RECOVER_CLIPS; t++) best = fmin(best, error[t]);
+    return best;
+}
+
 /* Smallest error over the clippings of values at a site, columns divided by c. An error that all queries share moves scores
  * by what differs from key to key, so queries' mean errors count; what all keys share, no softmax sees. */
 static swin_status best_clip(double *best, const room *o, swin_site_kind kind, const float *y,
@@ -111,14 +118,14 @@ static swin_status best_clip(double *best, const room *o, swin_site_kind kind, c
                              const double *weight)
 {
     const recover_view *v = o->v;
-    *best = INFINITY;
-    for (int t = 0; t < RECOVER_CLIPS; t++) {
-        swin_quant q;
-        SWIN_TRY(recover_quantizer(&q, v->r, swin_site_make(v->stage, v->block, kind), lo, hi, top, c, o->n,
-                                   recover_clips[t]));
-        *best = fmin(*best, recover_column_error(y, v->qkv.rows, o->n, 3 * o->n, c, weight, &q,
-                                                 kind != SWIN_SITE_MATMUL_Q));
-    }
+    double error[RECOVER_CLIPS];
+    swin_quant q[RECOVER_CLIPS];
+    for (int t = 0; t < RECOVER_CLIPS; t++)
+        SWIN_TRY(recover_quantizer(&q[t], v->r, swin_site_make(v->stage, v->block, kind), lo, hi, top, c,
+                                   o->n, recover_clips[t]));
+    recover_column_errors(error, q, RECOVER_CLIPS, y, v->qkv.rows, o->n, 3 * o->n, c, weight,
+                          kind != SWIN_SITE_MATMUL_Q);
+    *best = least(error);
     return SWIN_OK;
 }
 
@@ -225,14 +232,14 @@ static void divide_values(recover_view *v, const float *c)
 static swin_status proj_error(double *error, const room *o, const float *c)
 {
     const swin_site site = swin_site_make(o->v->stage, o->v->block, SWIN_SITE_PROJ_INPUT);
-    *error = INFINITY;
-    for (int t = 0; t < RECOVER_CLIPS; t++) {
-        swin_quant q;
-        SWIN_TRY(recover_quantizer(&q, o->v->r, site, o->v->proj.lo, o->v->proj.hi, o->proj_top, c, o->n,
+    double weights, input[RECOVER_CLIPS];
+    swin_quant q[RECOVER_CLIPS];
+    for (int t = 0; t < RECOVER_CLIPS; t++)
+        SWIN_TRY(recover_quantizer(&q[t], o->v->r, site, o->v->proj.lo, o->v->proj.hi, o->proj_top, c, o->n,
                                    recover_clips[t]));
-        *error = fmin(*error, recover_input_estimate(o->proj, c, &q));
-    }
-    *error += recover_weight_estimate(o->proj, c);
+    SWIN_TRY(recover_input_estimates(input, o->proj, c, q, RECOVER_CLIPS));
+    SWIN_TRY(recover_weight_estimate(&weights, o->proj, c));
+    *error = least(input) + weights;
     return SWIN_OK;
 }
 

@@ -88,18 +88,19 @@ static swin_status estimate(void *user, size_t i, int worker)
     const recover_gemm *g = s->g;
     candidate *a = &s->all[i];
     if (a->c) recover_factors(a->c, s->top, g->w_amax, g->k, (double)i / (STRENGTHS - 1));
-    const double weights = recover_weight_estimate(g, a->c);
+    double weights, input[RECOVER_CLIPS];
+    swin_quant q[RECOVER_CLIPS];
+    SWIN_TRY(recover_weight_estimate(&weights, g, a->c));
+    for (int t = 0; t < RECOVER_CLIPS; t++)
+        SWIN_TRY(recover_quantizer(&q[t], g->r, s->site, s->x->lo, s->x->hi, s->top, a->c, g->k,
+                                   recover_clips[t]));
+    SWIN_TRY(recover_input_estimates(input, g, a->c, q, RECOVER_CLIPS));
     a->error = INFINITY;
-    for (int t = 0; t < RECOVER_CLIPS; t++) {
-        swin_quant q;
-        SWIN_TRY(
-            recover_quantizer(&q, g->r, s->site, s->x->lo, s->x->hi, s->top, a->c, g->k, recover_clips[t]));
-        const double e = weights + recover_input_estimate(g, a->c, &q);
-        if (e < a->error) {
-            a->error = e;
-            a->q = q;
+    for (int t = 0; t < RECOVER_CLIPS; t++)
+        if (weights + input[t] < a->error) {
+            a->error = weights + input[t];
+            a->q = q[t];
         }
-    }
     return SWIN_OK;
 }
 

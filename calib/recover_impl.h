@@ -28,8 +28,10 @@ struct swin_recover {
     const float *judge_pixels;
     float *reference; /* owned: [judges][classes], fp32 */
     unsigned done;    /* methods that have run: bits of o.methods */
+    void *room[2];    /* owned, dev's memory: what products read and make; grows */
+    size_t room_bytes[2];
     double walk_s, product_s; /* seconds spent so far: in walks; in products */
-    double db;     /* SQNR of the judges' logits, as measured last */
+    double db;                /* SQNR of the judges' logits, as measured last */
     bool measured;
 };
 
@@ -90,7 +92,9 @@ typedef struct recover_gather {
 } recover_gather;
 swin_tap recover_gather_tap(recover_gather *g);
 
-/* ---- recover_error.c, recover_columns.c: what quantizing costs --------------------------------------------------------------------- */
+/* ---- recover_error.c, recover_columns.c: what quantizing costs ------------------------------------------------------ */
+
+enum { RECOVER_CLIPS = 8 };
 
 /* A Linear layer and inputs to it, prepared to measure errors of its output. The output's error is always taken without its
  * mean over the rows, which a bias can mend, and weighted channel by channel. */
@@ -101,9 +105,10 @@ typedef struct recover_gemm {
     int rows, k, n;
     float *row_weight; /* owned: [n] square roots of what an output channel's error counts */
     float *energy;     /* owned: [k] sum over n of (row_weight w)^2: what an input channel's error counts */
-    float *variance;   /* owned: [k] of the inputs */
-    float *w_amax;     /* owned: [k] of columns */
-    swin_linear weights, inputs; /* prepared: row_weight w; x */
+    float *mean, *variance; /* owned: [k] of the inputs */
+    float *w_amax;          /* owned: [k] of columns */
+    swin_linear weights,
+        inputs; /* prepared: row_weight w; x without its mean, from the first weight error on */
 } recover_gemm;
 
 /* x: rows of inputs; w [n][x->cols].
@@ -115,18 +120,22 @@ void recover_gemm_free(recover_gemm *g);
 /* c [k]: inputs are divided by c and the weight's columns multiplied (NULL: 1). Squared error of the output per row when the
  * inputs are quantized with q, exactly and estimated channel by channel. */
 swin_status recover_input_error(recover_gemm *g, const float *c, const swin_quant *q, double *error);
-double recover_input_estimate(const recover_gemm *g, const float *c, const swin_quant *q);
+swin_status recover_input_estimates(double *error, const recover_gemm *g, const float *c, const swin_quant *q,
+                                    int count); /* with each of q [count], count up to RECOVER_CLIPS */
 /* The same when the weights are quantized, one scale for each output channel. */
 swin_status recover_weight_error(recover_gemm *g, const float *c, double *error);
-double recover_weight_estimate(const recover_gemm *g, const float *c);
+swin_status recover_weight_estimate(double *error, const recover_gemm *g, const float *c);
 
-/* Error of one row's weights k, each multiplied by c, quantized to its largest, and divided by c again. */
-void recover_row_error(float *e, const float *w, const float *c, int k);
+/* Error of one row's weights k, each multiplied by c, quantized to its largest, and divided by c (times inverse) again. */
+void recover_row_error(float *e, const float *w, const float *c, const float *inverse, int k);
+/* [k] a copy of c or its inverse; of ones for c NULL. Caller frees. NULL: no memory. */
+float *recover_ones_or(const float *c, int k, bool inverse);
 
-/* Sum over columns of weight[k] * mean squared quantization error of x [rows][ld], columns divided by c (NULL: 1). centered:
- * without the square of the error's mean, which does not count where a bias mends it or softmax does not see it. */
-double recover_column_error(const float *x, int rows, int k, int ld, const float *c, const double *weight,
-                            const swin_quant *q, bool centered);
+/* error [count], count up to RECOVER_CLIPS: sum over columns of weight[k] * mean squared error of x [rows][ld], columns divided
+ * by c (NULL: 1), with each of the quantizers. centered: without the square of the error's mean, which does not count where a
+ * bias mends it or softmax does not see it. */
+void recover_column_errors(double *error, const swin_quant *q, int count, const float *x, int rows, int k,
+                           int ld, const float *c, const double *weight, bool centered);
 
 /* The range that suits each column of samples by itself, at most the largest magnitude of [lo, hi]. */
 swin_status recover_column_ranges(swin_recover *r, float *top, const float *x, int rows, int cols, int ld,
@@ -175,7 +184,7 @@ void recover_stream_worth(float *worth, const swin_recover *r, swin_site product
 
 /* ---- recover_equalize.c, recover_balance.c ------------------------------------------------------------------------- */
 
-enum { RECOVER_STRENGTHS = 11, RECOVER_CLIPS = 8 };
+enum { RECOVER_STRENGTHS = 11 };
 extern const float
     recover_clips[RECOVER_CLIPS]; /* shares of a range at which it is cut, when only an estimate is wanted */
 

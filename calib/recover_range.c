@@ -55,9 +55,9 @@ static swin_status try_range(void *user, size_t i, int worker)
     float amax;
     swin_quant q;
     SWIN_TRY(candidate(&q, &amax, t->v, t->s, (int)i));
-    t->error[i] = t->g ? recover_input_estimate(t->g, NULL, &q)
-                       : recover_column_error(t->y, t->rows, t->n, t->ld, NULL, t->importance, &q,
-                                              swin_site_kind_of(t->s->site) != SWIN_SITE_MATMUL_Q);
+    if (t->g) return recover_input_estimates(&t->error[i], t->g, NULL, &q, 1);
+    recover_column_errors(&t->error[i], &q, 1, t->y, t->rows, t->n, t->ld, NULL, t->importance,
+                          swin_site_kind_of(t->s->site) != SWIN_SITE_MATMUL_Q);
     return SWIN_OK;
 }
 

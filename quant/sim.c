@@ -5,6 +5,7 @@
 
 #include "quant/factor.h"
 #include "quant/linear_weight.h"
+#include "runtime/base/wide.h"
 #include "runtime/swin/outputs.h"
 #include "runtime/swin/weight_codes.h"
 
@@ -16,12 +17,28 @@ struct swin_sim {
     const swin_tap *also; /* of the forward that is running */
 };
 
-/* Dequantized as PyTorch does: by a division. */
+/* swin_weight_code's values, dequantized as PyTorch does: by a division. Rounds half to even as a sum that leaves no room for a
+ * fraction; weights are finite. */
+static SWIN_WIDE_BODY void fake_quant_body(float *restrict w, int n, float inverse, float low, float high)
+{
+    const float whole = 12582912.0f; /* 1.5 * 2^23 */
+    for (int i = 0; i < n; i++) {
+        float v = w[i] * inverse;
+        v = v > low ? v : low;
+        v = v < high ? v : high;
+        w[i] = ((v + whole) - whole) / inverse;
+    }
+}
+SWIN_WIDE(fake_quant, (float *w, int n, float inverse, float low, float high), (w, n, inverse, low, high))
+
 static void fake_quant_row(float *w, int n, float amax)
 {
     float scale, inverse;
     swin_weight_scale(&scale, &inverse, amax);
-    for (int i = 0; i < n; i++) w[i] = inverse > 0 ? swin_weight_code(w[i], inverse) / inverse : 0;
+    if (inverse > 0)
+        fake_quant(w, n, inverse, swin_opaque(-127.0f), swin_opaque(127.0f));
+    else
+        memset(w, 0, (size_t)n * sizeof *w);
 }
 
 static swin_status fake_quant_weight(swin_weights *w, const swin_calib_file *f, const swin_weight_record *r,

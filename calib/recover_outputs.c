@@ -48,7 +48,6 @@ static swin_status part_outputs(recover_walk *k, int *count)
     if (st == SWIN_OK) st = recover_walk_part(k, &tap, true);
     if (st == SWIN_OK) st = scale_channels(r, s, &x);
     *count += st == SWIN_OK;
-    recover_gather_free(&g);
     recover_samples_free(&x);
     return st;
 }

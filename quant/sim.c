@@ -19,7 +19,7 @@ struct swin_sim {
 
 /* swin_weight_code's values, dequantized as PyTorch does: by a division. Rounds half to even as a sum that leaves no room for a
  * fraction; weights are finite. */
-static SWIN_WIDE_BODY void fake_quant_body(float *restrict w, int n, float inverse, float low, float high)
+static SWIN_WIDE_BODY void round_row_body(float *restrict w, int n, float inverse, float low, float high)
 {
     const float whole = 12582912.0f; /* 1.5 * 2^23 */
     for (int i = 0; i < n; i++) {
@@ -29,14 +29,14 @@ static SWIN_WIDE_BODY void fake_quant_body(float *restrict w, int n, float inver
         w[i] = ((v + whole) - whole) / inverse;
     }
 }
-SWIN_WIDE(fake_quant, (float *w, int n, float inverse, float low, float high), (w, n, inverse, low, high))
+SWIN_WIDE(round_row, (float *w, int n, float inverse, float low, float high), (w, n, inverse, low, high))
 
 static void fake_quant_row(float *w, int n, float amax)
 {
     float scale, inverse;
     swin_weight_scale(&scale, &inverse, amax);
     if (inverse > 0)
-        fake_quant(w, n, inverse, swin_opaque(-127.0f), swin_opaque(127.0f));
+        round_row(w, n, inverse, swin_opaque(-127.0f), swin_opaque(127.0f));
     else
         memset(w, 0, (size_t)n * sizeof *w);
 }

@@ -94,6 +94,9 @@ swin_status net_put_vector(swin_net *net, const float **out, const float *host, 
 /* Whether the plan runs this block's attention on integers, and with which scales. */
 void net_plan_attention(const swin_net *net, net_block *b, int stage, int block);
 
+/* All parameters of net->config from weights already rounded. A failure leaves what was made to swin_net_free. */
+swin_status net_build(swin_net *net, const swin_weights *w);
+
 /* Norms and Linear layers of a block or merge from other weights. A failure leaves layers without weights. */
 swin_status net_reload_block(swin_net *net, int stage, int block, const swin_block_weights *w);
 swin_status net_reload_merge(swin_net *net, int stage, const swin_stage_weights *w);

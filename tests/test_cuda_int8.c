@@ -316,6 +316,77 @@ static void test_rows(void **state)
         }
 }
 
+/* Many columns over few: a long product equals the same in shorter ones, which other tiles take, byte for
+ * byte, and is right by every 101st row. */
+static void one_wide(swin_rng *rng, int64_t m, int n, int k, swin_act act, float after, bool shrunk)
+{
+    enum { PIECE = 1000 };
+    const int parts = act == SWIN_ACT_NONE ? 3 : 1, width = n / parts;
+    const float size = typical(k, 0.02f);
+    float *factor_d, *factor = vector(rng, n, 1, 0.3, &factor_d);
+    pair x = codes(rng, m, k, k, 0.02f, 0, RANDOM), y[3], z[3];
+    layer l = layer_make(rng, n, k, 0, true, RANDOM);
+    swin_tensor whole[3], some[3], host[3];
+    for (int i = 0; i < parts; i++) {
+        y[i] = make(SWIN_S8, m, width, width), z[i] = make(SWIN_S8, m, width, width);
+        how(&y[i], size / 40 * (float)(i + 1), parts == 1 ? -110 : 0, parts == 1 ? -128 : -127);
+        z[i].d.scale = y[i].d.scale, z[i].d.zero_point = y[i].d.zero_point;
+        z[i].d.qmin = y[i].d.qmin, z[i].d.qmax = y[i].d.qmax;
+        if (shrunk) y[i].h.shrink = factor, y[i].d.shrink = z[i].d.shrink = factor_d;
+        whole[i] = y[i].d;
+        poison(&y[i]), poison(&z[i]);
+    }
+    CHECK_OK(gpu->ops->linear_s8(gpu, whole, parts, &x.d, &l.g, after * size, act));
+    for (int64_t r = 0; r < m; r += PIECE) {
+        const int64_t rows = m - r < PIECE ? m - r : PIECE;
+        const swin_tensor in = swin_rows(&x.d, r, rows);
+        for (int i = 0; i < parts; i++) some[i] = swin_rows(&z[i].d, r, rows);
+        CHECK_OK(gpu->ops->linear_s8(gpu, some, parts, &in, &l.g, after * size, act));
+    }
+    for (int i = 0; i < parts; i++) {
+        int8_t *a = (int8_t *)get(&y[i], "a long product"), *b = (int8_t *)get(&z[i], "shorter ones");
+        int64_t differ = 0, off = 0, far = 0, judged = 0;
+        for (int64_t at = 0; at < m * width; at++) differ += a[at] != b[at];
+        for (int64_t r = 0; r < m; r += 101) {
+            const swin_tensor one = swin_rows(&x.h, r, 1);
+            for (int j = 0; j < parts; j++) host[j] = swin_rows(&y[j].h, r, 1);
+            if (i == 0) CHECK_OK(ref->ops->linear_s8(ref, host, parts, &one, &l.r, after * size, act));
+            for (int c = 0; c < width; c++, judged++) {
+                const int step = abs(a[r * width + c] - ((int8_t *)y[i].host)[r * width + c]);
+                off += step > 0, far += step > 1;
+            }
+        }
+        CHECK(differ == 0, "%lldx%dx%d act %d after %g: part %d differs from shorter products in %lld codes",
+              (long long)m, n, k, (int)act, (double)after, i, (long long)differ);
+        CHECK(far == 0 && (double)off < 1e-3 * (double)judged, "%lldx%dx%d: %lld of %lld codes off, %lld far",
+              (long long)m, n, k, (long long)off, (long long)judged, (long long)far);
+        free(a), free(b);
+        drop(&y[i]), drop(&z[i]);
+    }
+    gpu->ops->free(gpu, factor_d);
+    free(factor);
+    layer_free(&l);
+    drop(&x);
+}
+
+static void test_wide(void **state)
+{
+    (void)state;
+    NEED_GPU();
+    swin_rng rng = { 41 };
+    static const int64_t rows[] = { 2112, 2501, 6272 };
+    static const int inputs[] = { 384, 512, 768 };
+    for (int i = 0; i < (brief ? 1 : 9); i++) {
+        const int k = inputs[i % 3];
+        const int64_t m = rows[(i + i / 3) % 3];
+        one_wide(&rng, m, 3 * k, k, SWIN_ACT_NONE, 0, false);
+        one_wide(&rng, m, 4 * k, k, SWIN_ACT_GELU, 0, i % 2);
+        if (i > 2) continue;
+        one_wide(&rng, m, 3 * k, k, SWIN_ACT_NONE, 0.03f, false);
+        one_wide(&rng, m, 4 * k, k, SWIN_ACT_GELU, 0.03f, i % 2);
+    }
+}
+
 /* ---- refusals and devices --------------------------------------------------------------------------- */
 
 static void test_refusals(void **state)
@@ -348,7 +419,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_norms),         cmocka_unit_test(test_quantize_by_hand),
         cmocka_unit_test(test_products),      cmocka_unit_test(test_residuals),
         cmocka_unit_test(test_rows),          cmocka_unit_test(test_factors),
-        cmocka_unit_test(test_output_scales), cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_output_scales), cmocka_unit_test(test_wide),
+        cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, open_devices, close_devices);
 }

@@ -80,24 +80,42 @@ template <int N> struct window_copy {
 /* Scores are kept in units of log 2, so that exp is one instruction. */
 constexpr float LOG2E = 1.4426950408889634f;
 
-/* Position bias and mask of one score; columns past the window weigh nothing, rows past it are anything
- * finite. */
-template <int N>
-__device__ __forceinline__ float bias_at(const float *bias, const float *mask, int row, int col)
+/* Position bias and mask of a thread's scores in TILES tiles of 8 columns, from tile j on; columns past the
+ * window weigh nothing, rows past it are anything finite. All loads are under way together: one after the
+ * other they took longer than the windows. */
+template <int N, int TILES>
+__device__ __forceinline__ void bias_of_tiles(float4 (&to)[TILES], const float *bias, const float *mask,
+                                              int row, int j)
 {
-    if (col >= N) return -INFINITY;
-    if (row >= N) return 0.f;
-    const int at = row * N + col;
-    return ((bias ? __ldg(bias + at) : 0.f) + (mask ? __ldg(mask + at) : 0.f)) * LOG2E;
-}
-
-/* Those of a thread's scores of tile j of 8 columns. */
-template <int N>
-__device__ __forceinline__ float4 bias_of_tile(const float *bias, const float *mask, int row, int j)
-{
-    const int col = 8 * j + threadIdx.x % 4 * 2;
-    return make_float4(bias_at<N>(bias, mask, row, col), bias_at<N>(bias, mask, row, col + 1),
-                       bias_at<N>(bias, mask, row + 8, col), bias_at<N>(bias, mask, row + 8, col + 1));
+    const int first = 8 * j + threadIdx.x % 4 * 2;
+    float b[TILES][4], m[TILES][4];
+    auto at = [&](int i, int e) {
+        return min(row + e / 2 * 8, N - 1) * N + min(first + 8 * i + e % 2, N - 1);
+    };
+#pragma unroll
+    for (int i = 0; i < TILES; i++)
+#pragma unroll
+        for (int e = 0; e < 4; e++) b[i][e] = m[i][e] = 0;
+    if (bias) {
+#pragma unroll
+        for (int i = 0; i < TILES; i++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) b[i][e] = __ldg(bias + at(i, e));
+    }
+    if (mask) {
+#pragma unroll
+        for (int i = 0; i < TILES; i++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) m[i][e] = __ldg(mask + at(i, e));
+    }
+#pragma unroll
+    for (int i = 0; i < TILES; i++) {
+        float v[4];
+#pragma unroll
+        for (int e = 0; e < 4; e++)
+            v[e] = first + 8 * i + e % 2 >= N ? -INFINITY : (b[i][e] + m[i][e]) * LOG2E;
+        to[i] = make_float4(v[0], v[1], v[2], v[3]);
+    }
 }
 
 /* Sums of 16 rows: q k^T, on top of S8_MAGIC's bits. Any sum of 32 products fits under them. */
@@ -235,14 +253,13 @@ __global__ void __launch_bounds__(shape<W * W>::threads, shape<W * W>::fit)
                                                 p.out.ld +
                                             head * D + lane % 4 * 4
                                       : -1;
-    float4 bias[S::resident ? S::n8 : 1];
+    constexpr int TOGETHER = S::resident ? S::n8 : 3;
+    float4 bias[TOGETHER];
+    for (int j = 0; j < S::n8; j += TOGETHER) {
+        bias_of_tiles<N>(bias, head_bias, mask, row, j);
 #pragma unroll
-    for (int j = 0; j < S::n8; j++) {
-        const float4 b = bias_of_tile<N>(head_bias, mask, row, j);
-        if constexpr (S::resident)
-            bias[j] = b;
-        else
-            table[(tile * S::n8 + j) * 32 + lane] = b;
+        for (int i = 0; i < TOGETHER && !S::resident; i++)
+            table[(tile * S::n8 + j + i) * 32 + lane] = bias[i];
     }
     chain_wait();
 #pragma unroll

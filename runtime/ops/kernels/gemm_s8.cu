@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(MW *NW * 32) gemm_s8_kernel(const __grid_const
         if (s < iters) load(s);
         copy_commit();
     }
-    s8_load_factors<BN, THREADS>(alpha, bias, p, n0);
+    s8_load_factors<LAST, BN, THREADS>(alpha, bias, p, n0);
     int acc[MT][NT][4];
 #pragma unroll
     for (int i = 0; i < MT; i++) s8_begin<NT>(acc[i], p, n0 + wn);
@@ -80,9 +80,8 @@ __global__ void __launch_bounds__(256) gemm_s8_any_kernel(const __grid_constant_
             for (int k = 0; k < p.k; k += 4) sum = __dp4a(*(const int *)(x + k), *(const int *)(w + k), sum);
         else
             for (int k = 0; k < p.k; k++) sum += (int)x[k] * w[k];
-        const float step = p.afters ? p.afters[col] : p.after,
-                    inverse = p.afters ? 1.f / step : p.after_inverse;
-        float v = s8_value(sum, p.x_scale * p.w_scale[col], p.bias ? p.bias[col] : 0.f, step, inverse);
+        const float step = p.afters ? p.afters[col] : p.after;
+        float v = s8_value(sum, s8_alpha(p, col), p.bias ? p.bias[col] : 0.f, step);
         if (p.act == SWIN_ACT_GELU) v = s8_gelu(v);
         const swin_s8_part &y = p.y[part];
         swin_s8_rule rule = y.rule;
@@ -210,8 +209,8 @@ cudaError_t choose(gemm_s8_config **best, const swin_gemm_s8 *p, int multiproces
         if (fit < 1) continue;
         const double blocks = (double)tiles(c, p), slots = (double)multiprocessors * fit;
         const double work = (double)(c->bm + 32) * (c->bn + 32) * (p->k + 192);
-        const double share = blocks < slots ? ceil(blocks / multiprocessors) : fit;
-        const double waves = blocks < slots ? 1 : blocks / slots + 0.5;
+        const double share = blocks <= slots ? ceil(blocks / multiprocessors) : fit;
+        const double waves = blocks <= slots ? 1 : blocks / slots + 0.5;
         const double cost = waves * work * (share < 2 ? 1.4 : share);
         if (!*best || cost < least) *best = c, least = cost;
     }
@@ -245,14 +244,14 @@ bool whole_heads(const swin_gemm_s8 *p)
 extern "C" int swin_gemm_s8_configs(void)
 {
     int count;
-    table_of(S8_ANY, &count);
+    table_of(S8_RESIDUAL, &count);
     return count;
 }
 
 extern "C" const char *swin_gemm_s8_config_name(int config)
 {
     int count;
-    return table_of(S8_ANY, &count)[config].name;
+    return table_of(S8_RESIDUAL, &count)[config].name;
 }
 
 extern "C" cudaError_t swin_gemm_s8_launch(cudaStream_t stream, const swin_gemm_s8 *p, int config,
@@ -262,6 +261,7 @@ extern "C" cudaError_t swin_gemm_s8_launch(cudaStream_t stream, const swin_gemm_
     if (p->k == 0 || !aligned(p) || !whole_heads(p)) return cudaErrorNotSupported;
     int count;
     gemm_s8_config *c = &table_of(last_of(p), &count)[config < 0 ? 0 : config];
+    if (config >= count) return cudaErrorNotSupported;
     const cudaError_t e = config < 0 ? choose(&c, p, multiprocessors) : get_ready(c);
     if (e != cudaSuccess) return e;
     const int64_t blocks = tiles(c, p);

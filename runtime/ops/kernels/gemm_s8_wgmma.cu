@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(WG * 128 + 32, FIT)
         barrier_init(empty + 8 * threadIdx.x, 4 * WG); /* the warps that read */
         barrier_init_done();
     }
-    s8_load_factors<BN, WG * 128 + 32>(alpha, bias, p, n0);
+    s8_load_factors<LAST, BN, WG * 128 + 32>(alpha, bias, p, n0);
     __syncthreads();
     if (group == WG) {
         chain_start();
@@ -85,7 +85,16 @@ __global__ void __launch_bounds__(WG * 128 + 32, FIT)
     }
     int acc[BN / 8][4];
     s8_begin<BN / 8>(acc, p, n0);
+    const int64_t row = m0 + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4;
+    constexpr bool EARLY = BN <=
+                           64; /* small tiles have registers for it, and little else to hide it behind */
+    s8_old<LAST, EARLY ? BN / 32 : 1> early;
     chain_wait();
+    if constexpr (EARLY) {
+        int64_t to[2];
+        s8_rows(to, p, row);
+        early.load(p, to, n0 + 8 * (threadIdx.x & 3));
+    }
     int slot = 0, before = 0;
     unsigned parity = 0;
     const bool leader = threadIdx.x % 32 == 0;
@@ -106,7 +115,10 @@ __global__ void __launch_bounds__(WG * 128 + 32, FIT)
         if (++slot == stages) slot = 0, parity ^= 1;
     }
     wgmma_wait<0>();
-    s8_finish<LAST, BN / 8>(p, acc, alpha, bias, m0 + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4, 0, n0);
+    if constexpr (EARLY)
+        s8_finish<LAST, BN / 8>(p, acc, alpha, bias, row, 0, n0, &early);
+    else
+        s8_finish<LAST, BN / 8>(p, acc, alpha, bias, row, 0, n0);
 #endif
 }
 
@@ -118,15 +130,25 @@ template <int LAST, int WG, int BN, int FIT> gemm_s8_config config(const char *n
     return c;
 }
 
-constexpr int CONFIGS = 6;
+/* Tall tiles fill the chip once where a residual's few columns do not: 33 x 4 of them at 32 images of 224
+ * pixels in stage 2. */
+template <int LAST> constexpr bool TALL = LAST == S8_RESIDUAL || LAST == S8_LOCAL;
 
-template <int LAST> gemm_s8_config *table()
+template <int LAST> gemm_s8_config *table(int *count)
 {
-    static gemm_s8_config all[CONFIGS] = {
+    static gemm_s8_config all[9] = {
         config<LAST, 2, 192, 1>("128x192", 5), config<LAST, 2, 128, 1>("128x128", 3),
         config<LAST, 2, 96, 2>("128x96", 3),   config<LAST, 2, 64, 2>("128x64", 3),
         config<LAST, 1, 64, 3>("64x64", 4),    config<LAST, 1, 32, 3>("64x32", 8),
     };
+    *count = 6;
+    if constexpr (TALL<LAST>) {
+        if (!all[6].kernel) {
+            all[6] = config<LAST, 3, 192, 1>("192x192", 4), all[7] = config<LAST, 3, 128, 1>("192x128", 5),
+            all[8] = config<LAST, 3, 96, 1>("192x96", 5);
+        }
+        *count = 9;
+    }
     return all;
 }
 
@@ -135,24 +157,23 @@ template <int LAST> gemm_s8_config *table()
 gemm_s8_config *swin_wgmma_s8_table(int last, int *count)
 {
     if (!swin_wgmma_available()) return NULL;
-    *count = CONFIGS;
     switch (last) {
     case S8_CODES:
-        return table<S8_CODES>();
+        return table<S8_CODES>(count);
     case S8_GELU_CODES:
-        return table<S8_GELU_CODES>();
+        return table<S8_GELU_CODES>(count);
     case S8_RESIDUAL:
-        return table<S8_RESIDUAL>();
+        return table<S8_RESIDUAL>(count);
     case S8_LOCAL:
-        return table<S8_LOCAL>();
+        return table<S8_LOCAL>(count);
     case S8_HALVES:
-        return table<S8_HALVES>();
+        return table<S8_HALVES>(count);
     case S8_COSINE:
-        return table<S8_COSINE>();
+        return table<S8_COSINE>(count);
     case S8_AFTERS:
-        return table<S8_AFTERS>();
+        return table<S8_AFTERS>(count);
     default:
-        return table<S8_ANY>();
+        return table<S8_ANY>(count);
     }
 }
 

@@ -27,18 +27,43 @@ __device__ __forceinline__ float s8_code_given(float x, const swin_s8_rule &r)
     return fminf(fmaxf(fmaf(x, r.inverse, S8_MAGIC) + (r.zero - S8_MAGIC), r.lo), r.hi);
 }
 
-/* As gelu<__half> of common.cuh, but to 1e-7: a code must not move. log2 Q is minimax over [0, 5.6] with
- * the weight that it has in the result; past 10, Q is nothing. */
+/* As gelu<__half> of common.cuh, but to 6e-7: a code must not move. log2 Q is minimax over [0, 7] with the
+ * weight that it has in the result; past that it only falls, so Q goes to nothing without a limit on |x|. */
 __device__ __forceinline__ float s8_gelu(float x)
 {
-    const float a = fminf(fabsf(x), 10.f);
-    float p = fmaf(a, 3.309279298e-05f, -7.692194929e-04f);
-    p = fmaf(a, p, 8.080715788e-03f);
-    p = fmaf(a, p, -5.341210290e-02f);
-    p = fmaf(a, p, -4.587709745e-01f);
-    p = fmaf(a, p, -1.151201702e+00f);
-    p = fmaf(a, p, -9.999930611e-01f);
+    const float a = fabsf(x);
+    float p = fmaf(a, -4.73294018e-04f, 7.08446133e-03f);
+    p = fmaf(a, p, -5.18271693e-02f);
+    p = fmaf(a, p, -4.59992644e-01f);
+    p = fmaf(a, p, -1.15078777f);
+    p = fmaf(a, p, -1.00003763f);
     return fmaf(-a, exp2_fast(p), fmaxf(x, 0.f));
+}
+
+/* The same with one comparison: the multiply-add that ends in [0, 1] is the lower limit. S8_SPAN is a power of
+ * two, so that ties stay ties. */
+#define S8_SPAN 512.f
+
+struct s8_span {
+    float factor, begin; /* x * factor + begin is (code - lowest code) / S8_SPAN */
+    float lo, hi;        /* on top of S8_MAGIC */
+};
+
+__device__ __forceinline__ s8_span s8_span_of(const swin_s8_rule &r)
+{
+    return { r.inverse / S8_SPAN, (r.zero - r.lo) / S8_SPAN, r.lo, r.hi };
+}
+
+__device__ __forceinline__ float s8_share(float x, float factor, float begin)
+{
+    float y;
+    asm("fma.rn.sat.f32 %0, %1, %2, %3;" : "=f"(y) : "f"(x), "f"(factor), "f"(begin));
+    return y;
+}
+
+__device__ __forceinline__ float s8_code_of_share(float share, float lo, float hi)
+{
+    return fminf(fmaf(share, S8_SPAN, lo), hi);
 }
 
 /* The low bytes of four. */
@@ -79,6 +104,12 @@ __device__ __forceinline__ uint2 s8_codes8(const float (&x)[8], const swin_s8_pa
                       s8_codes4(x + 4, s8_factors(y.shrink + col + 4, y.rule), y.rule));
 }
 
+/* Code k of four whose signs are turned: under 2^23's bits it is a number, without the slow conversion. */
+__device__ __forceinline__ float s8_byte(unsigned turned, int k)
+{
+    return __uint_as_float(__byte_perm(turned, 0x4b000000u, 0x7540u + k)) - (8388608.f + 128.f);
+}
+
 /* Eight codes of a product that was rounded before its bias, the bias added, onto a residual stream. */
 __device__ __forceinline__ void s8_add_local(float (&x)[8], uint2 codes, const swin_s8_local &l, int col)
 {
@@ -88,7 +119,7 @@ __device__ __forceinline__ void s8_add_local(float (&x)[8], uint2 codes, const s
         const float4 b4 = __ldg(reinterpret_cast<const float4 *>(l.bias + col + 4 * h));
         const float b[4] = { b4.x, b4.y, b4.z, b4.w };
 #pragma unroll
-        for (int k = 0; k < 4; k++) x[4 * h + k] += fmaf((float)(int8_t)(word[h] >> 8 * k), l.scale, b[k]);
+        for (int k = 0; k < 4; k++) x[4 * h + k] += fmaf(s8_byte(word[h] ^ 0x80808080u, k), l.scale, b[k]);
     }
 }
 
@@ -136,17 +167,6 @@ __device__ __forceinline__ void s8_load_weights(unsigned to, const int8_t *w, in
 /* ---- a product's last step
  * ------------------------------------------------------------------------------------ */
 
-/* Factors and biases of a tile's columns, in their own order. */
-template <int BN, int THREADS>
-__device__ __forceinline__ void s8_load_factors(float *alpha, float *bias, const swin_gemm_s8 &p, int n0)
-{
-    for (int i = threadIdx.x; i < BN; i += THREADS) {
-        const bool in = n0 + i < p.n;
-        alpha[i] = in ? p.x_scale * p.w_scale[n0 + i] : 0.f;
-        bias[i] = in && p.bias ? p.bias[n0 + i] : 0.f;
-    }
-}
-
 /* What a thread's sums start from: minus the zero point's share. col: the warp's first column in the
  * matrix. */
 template <int NT> __device__ __forceinline__ void s8_begin(int (&acc)[NT][4], const swin_gemm_s8 &p, int col)
@@ -160,14 +180,21 @@ template <int NT> __device__ __forceinline__ void s8_begin(int (&acc)[NT][4], co
         }
 }
 
-/* One sum to a value: scale, rounding before the bias where there is one, bias, activation. */
-__device__ __forceinline__ float s8_value(int acc, float alpha, float bias, float after, float after_inverse)
+/* What a sum of column n is multiplied by: its scale, or the scale over that of the rounding before the
+ * bias. */
+__device__ __forceinline__ float s8_alpha(const swin_gemm_s8 &p, int n)
 {
-    const float v = (float)acc * alpha;
+    const float alpha = p.x_scale * p.w_scale[n];
+    if (p.afters) return alpha * (1.f / p.afters[n]);
+    return p.after == 0.f ? alpha : alpha * p.after_inverse;
+}
+
+/* One sum to a value: scale, rounding before the bias where there is one, bias. */
+__device__ __forceinline__ float s8_value(int acc, float alpha, float bias, float after)
+{
     if (after == 0.f) return fmaf((float)acc, alpha, bias);
-    const float code = fminf(fmaxf(fmaf(v, after_inverse, S8_MAGIC), S8_MAGIC - 127.f), S8_MAGIC + 127.f) -
-                       S8_MAGIC;
-    return fmaf(code, after, bias);
+    const float code = fminf(fmaxf(fmaf((float)acc, alpha, S8_MAGIC), S8_MAGIC - 127.f), S8_MAGIC + 127.f);
+    return fmaf(code - S8_MAGIC, after, bias);
 }
 
 /* What a kernel's last step can do: lean code for the network's own cases, one for all others. */
@@ -184,7 +211,7 @@ enum s8_last {
 
 /* Eight sums to values. alpha, bias: of the eight columns, 16-byte aligned. */
 __device__ __forceinline__ void s8_values(float (&v)[8], const int (&sum)[8], const float *alpha,
-                                          const float *bias, float after, float after_inverse)
+                                          const float *bias, float after)
 {
     float a[8], b[8];
     *reinterpret_cast<float4 *>(a) = *reinterpret_cast<const float4 *>(alpha);
@@ -196,7 +223,7 @@ __device__ __forceinline__ void s8_values(float (&v)[8], const int (&sum)[8], co
         for (int k = 0; k < 8; k++) v[k] = fmaf((float)sum[k], a[k], b[k]);
     } else {
 #pragma unroll
-        for (int k = 0; k < 8; k++) v[k] = s8_value(sum[k], a[k], b[k], after, after_inverse);
+        for (int k = 0; k < 8; k++) v[k] = s8_value(sum[k], a[k], b[k], after);
     }
 }
 
@@ -205,10 +232,7 @@ __device__ __forceinline__ void s8_values_afters(float (&v)[8], const int (&sum)
                                                  const float *bias, const float *afters)
 {
 #pragma unroll
-    for (int k = 0; k < 8; k++) {
-        const float step = __ldg(afters + k);
-        v[k] = s8_value(sum[k], alpha[k], bias[k], step, 1.f / step);
-    }
+    for (int k = 0; k < 8; k++) v[k] = s8_value(sum[k], alpha[k], bias[k], __ldg(afters + k));
 }
 
 /* Which part column n belongs to. */
@@ -218,6 +242,26 @@ __device__ __forceinline__ int s8_part_of(const swin_gemm_s8 &p, int n)
 #pragma unroll
     for (int i = 2; i < SWIN_S8_PARTS; i++) part += n >= i * p.width;
     return part < p.parts ? part : 0;
+}
+
+/* Factor and bias of column n, as s8_finish<LAST> wants them: those of plain codes lead to the codes' share of
+ * their span without a value between. */
+template <int LAST> __device__ __forceinline__ float2 s8_line(const swin_gemm_s8 &p, int n)
+{
+    const float alpha = s8_alpha(p, n), bias = p.bias ? p.bias[n] : 0.f;
+    if (LAST != S8_CODES || p.after != 0.f) return make_float2(alpha, bias);
+    const s8_span to = s8_span_of(p.y[s8_part_of(p, n)].rule);
+    return make_float2(alpha * to.factor, fmaf(bias, to.factor, to.begin));
+}
+
+/* Factors and biases of a tile's columns, in their own order. */
+template <int LAST, int BN, int THREADS>
+__device__ __forceinline__ void s8_load_factors(float *alpha, float *bias, const swin_gemm_s8 &p, int n0)
+{
+    for (int i = threadIdx.x; i < BN; i += THREADS) {
+        const float2 line = n0 + i < p.n ? s8_line<LAST>(p, n0 + i) : make_float2(0.f, 0.f);
+        alpha[i] = line.x, bias[i] = line.y;
+    }
 }
 
 /* Eight neighbours as 16 bytes of a half type. */
@@ -294,48 +338,191 @@ __device__ __forceinline__ void s8_cosine_part(float (&v)[8], const swin_gemm_s8
     s8_cosine(v, part ? 1.f : __ldg(p.head_scale + n / 32));
 }
 
-/* A warp's 16 rows x (8 NT) columns of sums to memory. row: of the matrix, for this thread's first; col0:
- * the warp's first column in the tile whose factors these are; n0: the tile's first. */
-template <int LAST, int NT>
-__device__ __forceinline__ void s8_finish(const swin_gemm_s8 &p, const int (&acc)[NT][4], const float *alpha,
-                                          const float *bias, int64_t row, int col0, int n0)
+/* Four neighbours of a row to codes. a, b: s8_line of their columns; f: factors of GELU's values. */
+template <int LAST, bool AFTER>
+__device__ __forceinline__ unsigned s8_four(const int (&sum)[4], const float (&a)[4], const float (&b)[4],
+                                            const float (&f)[4], float after, const s8_span &to)
 {
-    const int t = threadIdx.x & 3;
-    int64_t to[2];
+    float code[4];
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        float share;
+        if (LAST == S8_CODES && !AFTER) {
+            share = s8_share((float)sum[k], a[k], b[k]);
+        } else {
+            float v = AFTER ? s8_value(sum[k], a[k], b[k], after) : fmaf((float)sum[k], a[k], b[k]);
+            if (LAST == S8_GELU_CODES) v = s8_gelu(v);
+            share = s8_share(v, f[k], to.begin);
+        }
+        code[k] = s8_code_of_share(share, to.lo, to.hi);
+    }
+    return s8_pack(code[0], code[1], code[2], code[3]);
+}
+
+/* Where a thread's codes go: its columns' first, in two rows eight apart; NULL: past the end. */
+struct s8_spot {
+    int8_t *row[2];
+    const float *shrink; /* of that first column; NULL: none */
+    swin_s8_rule rule;
+};
+
+/* Of a thread whose first row of the matrix is `row`, in columns n and up, which are of one part. */
+template <int LAST> __device__ __forceinline__ s8_spot s8_spot_of(const swin_gemm_s8 &p, int64_t row, int n)
+{
+    const int part = LAST == S8_CODES ? s8_part_of(p, n) : 0,
+              first = n - part * p.width + 8 * (threadIdx.x & 3);
+    const swin_s8_part &y = p.y[part];
+    int8_t *to = (int8_t *)y.data + row * y.ld + first;
+    return { { row < p.m ? to : NULL, row + 8 < p.m ? to + 8 * y.ld : NULL },
+             LAST == S8_GELU_CODES && y.shrink ? y.shrink + first : NULL,
+             y.rule };
+}
+
+/* A warp's 16 rows x (8 NT) columns of sums to codes of one part, all of whose columns exist. alpha, bias: of
+ * the thread's first column. */
+template <int LAST, int NT, bool AFTER, bool SHRINK>
+__device__ __forceinline__ void s8_finish_part(const int (&acc)[NT][4], const float *alpha, const float *bias,
+                                               const s8_spot &at, const s8_span &to, float after)
+{
+#pragma unroll
+    for (int q = 0; q < NT / 4; q++) {
+        unsigned word[2][2];
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            float a[4], b[4], f[4] = { to.factor, to.factor, to.factor, to.factor };
+            *reinterpret_cast<float4 *>(a) = *reinterpret_cast<const float4 *>(alpha + 32 * q + 4 * h);
+            *reinterpret_cast<float4 *>(b) = *reinterpret_cast<const float4 *>(bias + 32 * q + 4 * h);
+            if (SHRINK) {
+                *reinterpret_cast<float4 *>(f) =
+                    __ldg(reinterpret_cast<const float4 *>(at.shrink + 32 * q + 4 * h));
+#pragma unroll
+                for (int k = 0; k < 4; k++) f[k] *= to.factor;
+            }
+#pragma unroll
+            for (int below = 0; below < 2; below++) {
+                const int(&j)[4] = acc[4 * q + 2 * h], (&i)[4] = acc[4 * q + 2 * h + 1];
+                const int sum[4] = { j[2 * below], j[2 * below + 1], i[2 * below], i[2 * below + 1] };
+                word[below][h] = s8_four<LAST, AFTER>(sum, a, b, f, after, to);
+            }
+        }
+#pragma unroll
+        for (int below = 0; below < 2; below++)
+            if (at.row[below])
+                *reinterpret_cast<uint2 *>(at.row[below] + 32 * q) =
+                    make_uint2(word[below][0], word[below][1]);
+    }
+}
+
+/* The leanest of it. */
+template <int LAST, int NT>
+__device__ __forceinline__ void s8_finish_whole(const swin_gemm_s8 &p, const int (&acc)[NT][4],
+                                                const float *alpha, const float *bias, const s8_spot &at,
+                                                const s8_span &to)
+{
+    if (LAST == S8_GELU_CODES && at.shrink) {
+        if (p.after == 0.f)
+            s8_finish_part<LAST, NT, false, true>(acc, alpha, bias, at, to, p.after);
+        else
+            s8_finish_part<LAST, NT, true, true>(acc, alpha, bias, at, to, p.after);
+    } else if (p.after == 0.f) {
+        s8_finish_part<LAST, NT, false, false>(acc, alpha, bias, at, to, p.after);
+    } else {
+        s8_finish_part<LAST, NT, true, false>(acc, alpha, bias, at, to, p.after);
+    }
+}
+
+/* The same wherever the columns end, and in several parts. */
+template <int LAST, int NT>
+__device__ __forceinline__ void s8_finish_codes(const swin_gemm_s8 &p, const int (&acc)[NT][4],
+                                                const float *alpha, const float *bias,
+                                                const int64_t (&row)[2], int col0, int n0)
+{
+    const int first = n0 + col0 + 8 * (threadIdx.x & 3);
+    int part = LAST == S8_CODES ? s8_part_of(p, n0 + col0) : 0;
+    const bool one_part = LAST != S8_CODES || s8_part_of(p, min(n0 + col0 + 8 * NT, p.n) - 1) == part;
+    s8_span to = s8_span_of(p.y[part].rule);
+#pragma unroll
+    for (int q = 0; q < NT / 4; q++) {
+        const int n = first + 32 * q;
+        if (n >= p.n) continue;
+        if (!one_part) part = s8_part_of(p, n), to = s8_span_of(p.y[part].rule);
+        const swin_s8_part &y = p.y[part];
+        s8_spot at = { { NULL, NULL }, LAST == S8_GELU_CODES && y.shrink ? y.shrink + n : NULL, y.rule };
+#pragma unroll
+        for (int half = 0; half < 2; half++)
+            if (row[half] >= 0) at.row[half] = (int8_t *)y.data + row[half] * y.ld + n - part * p.width;
+        const int col = col0 + 32 * q + 8 * (threadIdx.x & 3);
+        s8_finish_whole<LAST, 4>(p, *reinterpret_cast<const int(*)[4][4]>(&acc[4 * q]), alpha + col,
+                                 bias + col, at, to);
+    }
+}
+
+/* Codes of Swin V2's q, k, v: rows past the end take part in their neighbours' shuffles. */
+__device__ __forceinline__ void s8_finish_cosine(const swin_gemm_s8 &p, float (&v)[8], int64_t row, int n)
+{
+    const int part = s8_part_of(p, n);
+    const swin_s8_part &y = p.y[part];
+    s8_cosine_part(v, p, part, n);
+    if (row < 0) return;
+    *reinterpret_cast<uint2 *>((int8_t *)y.data + row * y.ld + n - part * p.width) =
+        make_uint2(s8_codes4(v, y.rule), s8_codes4(v + 4, y.rule));
+}
+
+/* Rows of y that a thread's two rows of the product belong to; -1: past the end. */
+__device__ __forceinline__ void s8_rows(int64_t (&to)[2], const swin_gemm_s8 &p, int64_t row)
+{
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         const int64_t m = row + 8 * half;
         to[half] = m >= p.m ? -1 : p.windows ? window_source(p.g, m) : m;
     }
-    constexpr bool PARTS = LAST == S8_CODES || LAST == S8_COSINE;
-    int part = PARTS ? s8_part_of(p, n0 + col0) : 0;
-    const bool one_part = !PARTS || s8_part_of(p, min(n0 + col0 + 8 * NT, p.n) - 1) == part;
-    swin_s8_rule rule = p.y[part].rule;
-    int8_t *codes = (int8_t *)p.y[part].data -
-                    part * p.width; /* of S8 parts: row 0 of the matrix' column 0 */
-    int64_t ld = p.y[part].ld;
-    constexpr int AHEAD = NT > 12 ? 2 : NT / 4; /* reads of the residual that are under way together */
-    uint4 old[AHEAD][2];
+}
+
+/* What the residual stream holds, and what lies beside it, for a thread's columns in GROUPS times 32. */
+template <int LAST, int GROUPS> struct s8_old {
+    static constexpr bool USED = LAST == S8_RESIDUAL || LAST == S8_LOCAL;
+    uint4 stream[USED ? GROUPS : 1][2];
+    uint2 kept[LAST == S8_LOCAL ? GROUPS : 1][2];
+
+    /* n: the thread's first column. */
+    __device__ __forceinline__ void load(const swin_gemm_s8 &p, const int64_t (&to)[2], int n)
+    {
+        if (!USED) return;
+#pragma unroll
+        for (int i = 0; i < GROUPS; i++)
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                const int at = n + 32 * i;
+                if (to[half] < 0 || at >= p.n) continue;
+                stream[i][half] = *((const uint4 *)((const __half *)p.y[0].data + to[half] * p.y[0].ld + at));
+                if (LAST == S8_LOCAL)
+                    kept[i][half] = *(const uint2 *)(p.local.codes + to[half] * p.local.ld + at);
+            }
+    }
+};
+
+/* A warp's 16 rows x (8 NT) columns of sums to memory. row: of the matrix, for this thread's first; col0:
+ * the warp's first column in the tile whose factors these are; n0: the tile's first. early: the residual
+ * stream's values, if they have been read. */
+template <int LAST, int NT>
+__device__ __forceinline__ void s8_finish(const swin_gemm_s8 &p, const int (&acc)[NT][4], const float *alpha,
+                                          const float *bias, int64_t row, int col0, int n0,
+                                          const s8_old<LAST, NT / 4> *early = NULL)
+{
+    int64_t to[2];
+    s8_rows(to, p, row);
+    if constexpr (LAST == S8_CODES || LAST == S8_GELU_CODES) {
+        s8_finish_codes<LAST, NT>(p, acc, alpha, bias, to, col0, n0);
+        return;
+    }
+    /* reads of the residual that are under way together */
+    constexpr int AHEAD = NT > 12 ? (LAST == S8_LOCAL ? 1 : 2) : NT / 4;
+    s8_old<LAST, AHEAD> old;
 #pragma unroll
     for (int q = 0; q < NT / 4; q++) {
-        if ((LAST == S8_RESIDUAL || LAST == S8_LOCAL) && q % AHEAD == 0) {
-#pragma unroll
-            for (int i = 0; i < AHEAD; i++)
-#pragma unroll
-                for (int half = 0; half < 2; half++) {
-                    const int n = n0 + col0 + 32 * (q + i) + 8 * t;
-                    if (to[half] >= 0 && n < p.n)
-                        old[i][half] =
-                            *((const uint4 *)((const __half *)p.y[0].data + to[half] * p.y[0].ld + n));
-                }
-        }
-        const int col = col0 + 32 * q + 8 * t, n = n0 + col;
+        const int col = col0 + 32 * q + 8 * (threadIdx.x & 3), n = n0 + col;
+        if (!early && q % AHEAD == 0) old.load(p, to, n);
         if (n >= p.n) continue;
-        if (!one_part) {
-            part = s8_part_of(p, n);
-            rule = p.y[part].rule, ld = p.y[part].ld;
-            codes = (int8_t *)p.y[part].data - part * p.width;
-        }
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             if (LAST != S8_COSINE && to[half] < 0) continue;
@@ -343,42 +530,29 @@ __device__ __forceinline__ void s8_finish(const swin_gemm_s8 &p, const int (&acc
             int sum[8];
 #pragma unroll
             for (int k = 0; k < 8; k++) sum[k] = acc[4 * q + k / 2][2 * half + k % 2];
-            if constexpr (LAST == S8_AFTERS)
-                s8_values_afters(v, sum, alpha + col, bias + col, p.afters + n);
-            else
-                s8_values(v, sum, alpha + col, bias + col, p.after, p.after_inverse);
             if constexpr (LAST == S8_AFTERS) {
+                s8_values_afters(v, sum, alpha + col, bias + col, p.afters + n);
                 if (p.local.codes)
                     s8_add_local(v, *(const uint2 *)(p.local.codes + to[half] * p.local.ld + n), p.local, n);
-            }
-            if constexpr (LAST == S8_ANY || LAST == S8_AFTERS) {
-                s8_store_any(p, to[half], n, v, sum);
-            } else if constexpr (LAST == S8_HALVES) {
-                *((uint4 *)((__half *)p.y[0].data + to[half] * p.y[0].ld + n)) = s8_halves<__half>(v);
-            } else if constexpr (LAST == S8_RESIDUAL || LAST == S8_LOCAL) {
-                vec<__half> a;
-                a.from(old[q % AHEAD][half]);
-                if (LAST == S8_LOCAL)
-                    s8_add_local(a.v, *(const uint2 *)(p.local.codes + to[half] * p.local.ld + n), p.local,
-                                 n);
-#pragma unroll
-                for (int k = 0; k < 8; k++) v[k] += a.v[k];
-                *((uint4 *)((__half *)p.y[0].data + to[half] * p.y[0].ld + n)) = s8_halves<__half>(v);
             } else {
-                if constexpr (LAST == S8_GELU_CODES) {
+                s8_values(v, sum, alpha + col, bias + col, p.after);
+            }
+            if constexpr (LAST == S8_COSINE) {
+                s8_finish_cosine(p, v, to[half], n);
+            } else if constexpr (LAST == S8_ANY || LAST == S8_AFTERS) {
+                s8_store_any(p, to[half], n, v, sum);
+            } else {
+                uint4 *at = (uint4 *)((__half *)p.y[0].data + to[half] * p.y[0].ld + n);
+                if constexpr (LAST != S8_HALVES) {
+                    vec<__half> a;
+                    a.from(early ? early->stream[q][half] : old.stream[q % AHEAD][half]);
+                    if constexpr (LAST == S8_LOCAL)
+                        s8_add_local(a.v, early ? early->kept[q][half] : old.kept[q % AHEAD][half], p.local,
+                                     n);
 #pragma unroll
-                    for (int k = 0; k < 8; k++) v[k] = s8_gelu(v[k]);
+                    for (int k = 0; k < 8; k++) v[k] += a.v[k];
                 }
-                if constexpr (LAST ==
-                              S8_COSINE) { /* rows past the end take part in their neighbours' shuffles */
-                    s8_cosine_part(v, p, part, n);
-                    if (to[half] < 0) continue;
-                }
-                uint2 *at = (uint2 *)(codes + to[half] * ld + n);
-                if constexpr (LAST == S8_GELU_CODES)
-                    *at = s8_codes8(v, p.y[0], n);
-                else
-                    *at = make_uint2(s8_codes4(v, rule), s8_codes4(v + 4, rule));
+                *at = s8_halves<__half>(v);
             }
         }
     }

@@ -85,30 +85,26 @@ __device__ __forceinline__ void first_product(int (&sum)[4][4], unsigned a, unsi
 }
 
 /* Sums of 32 hidden columns to fc2's left operand. alpha, bias, factor: of the first of them; factor: what
- * GELU's output is multiplied by, 1 / scale included, one for all with AFTER. */
+ * GELU's output is multiplied by for its share of the span, one for all with AFTER. */
 template <bool AFTER>
 __device__ __forceinline__ void hidden_codes(unsigned (&code)[4], const int (&sum)[4][4], const float *alpha,
-                                             const float *bias, const float *factor, const swin_mlp_s8 &p)
+                                             const float *bias, const float *factor, float after,
+                                             const s8_span &to)
 {
     const int t = threadIdx.x & 3;
 #pragma unroll
     for (int half = 0; half < 2; half++) { /* columns 16 half + 4 t and up */
-        const float4 a4 = *reinterpret_cast<const float4 *>(alpha + 16 * half + 4 * t);
-        const float4 b4 = *reinterpret_cast<const float4 *>(bias + 16 * half + 4 * t);
-        const float a[4] = { a4.x, a4.y, a4.z, a4.w }, b[4] = { b4.x, b4.y, b4.z, b4.w };
-        float4 f4;
-        if (!AFTER) f4 = *reinterpret_cast<const float4 *>(factor + 16 * half + 4 * t);
+        float a[4], b[4], f[4] = { to.factor, to.factor, to.factor, to.factor };
+        *reinterpret_cast<float4 *>(a) = *reinterpret_cast<const float4 *>(alpha + 16 * half + 4 * t);
+        *reinterpret_cast<float4 *>(b) = *reinterpret_cast<const float4 *>(bias + 16 * half + 4 * t);
+        if (!AFTER)
+            *reinterpret_cast<float4 *>(f) = *reinterpret_cast<const float4 *>(factor + 16 * half + 4 * t);
 #pragma unroll
         for (int below = 0; below < 2; below++) { /* the thread's upper row, then the lower */
-            float v[4];
+            int four[4];
 #pragma unroll
-            for (int k = 0; k < 4; k++) {
-                const int s = sum[2 * half + k / 2][2 * below + k % 2];
-                v[k] = AFTER ? s8_value(s, a[k], b[k], p.fc1.after, p.fc1.after_inverse)
-                             : fmaf((float)s, a[k], b[k]);
-                v[k] = s8_gelu(v[k]);
-            }
-            code[2 * half + below] = AFTER ? s8_codes4(v, p.hidden) : s8_codes4(v, f4, p.hidden);
+            for (int k = 0; k < 4; k++) four[k] = sum[2 * half + k / 2][2 * below + k % 2];
+            code[2 * half + below] = s8_four<S8_GELU_CODES, AFTER>(four, a, b, f, after, to);
         }
     }
 }
@@ -124,14 +120,15 @@ __global__ void __launch_bounds__(128 * WG, FIT) mlp_s8_kernel(const __grid_cons
           *factor = bias1 + 4 * C, *alpha2 = factor + 4 * C, *bias2 = alpha2 + C;
     const unsigned smem = shared_address(smem_base), ring = smem + S::A;
     const int64_t m0 = (int64_t)blockIdx.x * S::ROWS;
+    const s8_span to = s8_span_of(p.hidden);
 
     piece_copy<C, WG> copy(p);
     copy.run(ring);
     copy_commit();
-    s8_load_factors<4 * C, S::THREADS>(alpha1, bias1, p.fc1, 0);
-    s8_load_factors<C, S::THREADS>(alpha2, bias2, p.fc2, 0);
+    s8_load_factors<S8_GELU_CODES, 4 * C, S::THREADS>(alpha1, bias1, p.fc1, 0);
+    s8_load_factors<S8_RESIDUAL, C, S::THREADS>(alpha2, bias2, p.fc2, 0);
     for (int i = threadIdx.x; !AFTER && i < 4 * C; i += S::THREADS)
-        factor[i] = p.fc1.y[0].shrink ? p.fc1.y[0].shrink[i] * p.hidden.inverse : p.hidden.inverse;
+        factor[i] = p.fc1.y[0].shrink ? p.fc1.y[0].shrink[i] * to.factor : to.factor;
     chain_wait();
     fused_norm<C, S::ROWS, S::THREADS, AFTER>(smem_base, (const __half *)p.fc2.y[0].data, p.fc2.y[0].ld, m0,
                                               p.fc2.m, p.norm, p.input, p.fc2.local);
@@ -158,7 +155,7 @@ __global__ void __launch_bounds__(128 * WG, FIT) mlp_s8_kernel(const __grid_cons
             wgmma_commit();
             wgmma_wait<0>();
             const int first = piece * PIECE + 32 * part;
-            hidden_codes<AFTER>(code, sum, alpha1 + first, bias1 + first, factor + first, p);
+            hidden_codes<AFTER>(code, sum, alpha1 + first, bias1 + first, factor + first, p.fc1.after, to);
             last = stage + S::W1 + 32 * part;
         }
     }

@@ -7,6 +7,8 @@
  *
  * Floor of qkv in stage 0 at 64 images of 224 pixels (Swin-T): 39 MB read and 58 MB written, 32 us at 3
  * TB/s; the normalised rows, 19 MB written and read, are what the fusion saves. */
+#include <stdlib.h>
+
 #include "runtime/ops/kernels/fused_s8.cuh"
 #include "runtime/ops/kernels/gemm.cuh"
 
@@ -15,15 +17,15 @@
 namespace
 {
 
-template <int C, int WG> struct norm_shape {
-    static constexpr int ROWS = 64 * WG, THREADS = 128 * WG, BLOCKS = (C + 127) / 128, STEPS = C / 32;
+/* WG warpgroups multiply, 64 rows each; HELP times as many threads normalise. */
+template <int C, int WG, int HELP> struct norm_shape {
+    static constexpr int ROWS = 64 * WG, THREADS = 128 * WG * HELP, BLOCKS = (C + 127) / 128, STEPS = C / 32;
     static constexpr int BN = C == 96 ? 96 : 64; /* columns of a piece: 3 C and 4 C are whole numbers of it */
     static constexpr int A = BLOCKS * ROWS * 128, PIECE = BLOCKS * BN * 128;
 };
 
-template <int C, int WG> __device__ __forceinline__ void load_piece(unsigned to, const int8_t *w)
+template <int C, class S> __device__ __forceinline__ void load_piece(unsigned to, const int8_t *w)
 {
-    using S = norm_shape<C, WG>;
 #pragma unroll
     for (int i = threadIdx.x; i < S::BN * 8; i += S::THREADS) {
         const int row = i / 8, chunk = i % 8;
@@ -35,12 +37,12 @@ template <int C, int WG> __device__ __forceinline__ void load_piece(unsigned to,
     }
 }
 
-template <int LAST, int C, int WG, int FIT>
-__global__ void __launch_bounds__(128 * WG, FIT)
+template <int LAST, int C, int WG, int HELP, int FIT>
+__global__ void __launch_bounds__(128 * WG * HELP, FIT)
     norm_gemm_s8_kernel(const __grid_constant__ swin_norm_gemm_s8 p, int splits, int pieces)
 {
 #if SWIN_HAVE_WGMMA
-    using S = norm_shape<C, WG>;
+    using S = norm_shape<C, WG, HELP>;
     extern __shared__ __align__(1024) char smem_base[];
     const unsigned smem = shared_address(smem_base), ring = smem + S::A;
     const int64_t m0 = (int64_t)(blockIdx.x / splits) * S::ROWS;
@@ -49,11 +51,11 @@ __global__ void __launch_bounds__(128 * WG, FIT)
     float *alpha = (float *)(smem_base + S::A + 2 * S::PIECE), *bias = alpha + cols;
     const int8_t *w = p.gemm.w + (int64_t)n0 * C;
 
-    load_piece<C, WG>(ring, w);
+    load_piece<C, S>(ring, w);
     copy_commit();
     for (int i = threadIdx.x; i < count * S::BN; i += S::THREADS) {
-        alpha[i] = p.gemm.x_scale * p.gemm.w_scale[n0 + i];
-        bias[i] = p.gemm.bias ? p.gemm.bias[n0 + i] : 0.f;
+        const float2 line = s8_line<LAST>(p.gemm, n0 + i);
+        alpha[i] = line.x, bias[i] = line.y;
     }
     chain_wait();
     fused_norm<C, S::ROWS, S::THREADS, false>(smem_base, (const __half *)p.x, p.ldx, m0, p.gemm.m, p.norm,
@@ -68,8 +70,9 @@ __global__ void __launch_bounds__(128 * WG, FIT)
         /* The piece is there for all, and all are done with the last one, whose place is filled now. */
         __syncthreads();
         if (piece + 1 < count)
-            load_piece<C, WG>(ring + (~piece & 1) * S::PIECE, w + (int64_t)(piece + 1) * S::BN * C);
+            load_piece<C, S>(ring + (~piece & 1) * S::PIECE, w + (int64_t)(piece + 1) * S::BN * C);
         copy_commit();
+        if (HELP > 1 && threadIdx.x >= 128 * WG) continue;
         int acc[S::BN / 8][4];
         wgmma_fence();
 #pragma unroll
@@ -78,15 +81,17 @@ __global__ void __launch_bounds__(128 * WG, FIT)
                                  wgmma_operand(stage + step / 4 * S::BN * 128) + 2 * (step % 4), step > 0);
         wgmma_commit();
         wgmma_wait<0>();
-        s8_finish<LAST, S::BN / 8>(p.gemm, acc, alpha, bias, row, piece * S::BN, n0);
+        const int col = piece * S::BN + 8 * (threadIdx.x & 3);
+        const s8_spot at = s8_spot_of<LAST>(p.gemm, row, n0 + piece * S::BN);
+        s8_finish_whole<LAST, S::BN / 8>(p.gemm, acc, alpha + col, bias + col, at, s8_span_of(at.rule));
     }
 #endif
 }
 
-template <int LAST, int C, int WG, int FIT>
+template <int LAST, int C, int WG, int HELP, int FIT>
 cudaError_t launch(cudaStream_t stream, const swin_norm_gemm_s8 *p, int multiprocessors)
 {
-    using S = norm_shape<C, WG>;
+    using S = norm_shape<C, WG, HELP>;
     static bool ready;
     constexpr int FIXED = S::A + 2 * S::PIECE, MOST = 4 * C / S::BN;
     const int total = p->gemm.n / S::BN;
@@ -97,7 +102,7 @@ cudaError_t launch(cudaStream_t stream, const swin_norm_gemm_s8 *p, int multipro
     splits = (total + pieces - 1) / pieces;
     if (tiles * splits > 0x7fffffff) return cudaErrorNotSupported;
     if (!ready) {
-        const cudaError_t e = cudaFuncSetAttribute(norm_gemm_s8_kernel<LAST, C, WG, FIT>,
+        const cudaError_t e = cudaFuncSetAttribute(norm_gemm_s8_kernel<LAST, C, WG, HELP, FIT>,
                                                    cudaFuncAttributeMaxDynamicSharedMemorySize,
                                                    FIXED + MOST * S::BN * 8);
         if (e != cudaSuccess) return e;
@@ -105,20 +110,34 @@ cudaError_t launch(cudaStream_t stream, const swin_norm_gemm_s8 *p, int multipro
     }
     int share = (int)splits, each = pieces;
     void *args[] = { (void *)p, &share, &each };
-    return chain_launch_pointer((const void *)norm_gemm_s8_kernel<LAST, C, WG, FIT>,
+    return chain_launch_pointer((const void *)norm_gemm_s8_kernel<LAST, C, WG, HELP, FIT>,
                                 (unsigned)(tiles * splits), S::THREADS, (size_t)(FIXED + pieces * S::BN * 8),
                                 stream, args);
 }
 
+int64_t few_rows()
+{
+    const char *e = getenv("SWIN_S8_NORM_ROWS");
+    return e ? atoi(e) : 0;
+}
+
+/* Past 192 channels every block's own LayerNorm costs more than a kernel for it, but where rows are few. */
 template <int LAST> cudaError_t pick(cudaStream_t stream, const swin_norm_gemm_s8 *p, int sms)
 {
+    if (p->gemm.k > 192 && p->gemm.m > few_rows()) return cudaErrorNotSupported;
     switch (p->gemm.k) {
     case 96:
-        return launch<LAST, 96, 2, 3>(stream, p, sms);
+        return launch<LAST, 96, 2, 1, 3>(stream, p, sms);
     case 128:
-        return launch<LAST, 128, 2, 3>(stream, p, sms);
+        return launch<LAST, 128, 2, 1, 3>(stream, p, sms);
     case 192:
-        return launch<LAST, 192, 2, 2>(stream, p, sms);
+        return launch<LAST, 192, 2, 1, 2>(stream, p, sms);
+    case 384:
+        return launch<LAST, 384, 1, 2, 2>(stream, p, sms);
+    case 512:
+        return launch<LAST, 512, 1, 2, 1>(stream, p, sms);
+    case 768:
+        return launch<LAST, 768, 1, 2, 1>(stream, p, sms);
     default:
         return cudaErrorNotSupported;
     }

@@ -15,6 +15,7 @@ struct norm_s8_args {
     swin_s8_rule rule;
     swin_s8_local local; /* added to x first: vectors of rows as they are */
     int cols;            /* of out */
+    float share;         /* 1 / cols */
     int group, each;     /* lanes of a row: a power of two; vectors of a lane */
 };
 
@@ -32,32 +33,34 @@ __device__ __forceinline__ int64_t source_of(const norm_s8_args &p, int64_t row,
     return source * p.x.ld + (col - part * c);
 }
 
-template <int VECTORS, swin_norm_rows ROWS, bool LOCAL>
+/* VECTORS: the most that a lane holds. GROUP: lanes of a row, each with just so many vectors; 0: as p says. */
+template <int VECTORS, swin_norm_rows ROWS, bool LOCAL, int GROUP>
 __global__ void __launch_bounds__(256) norm_s8_kernel(const __grid_constant__ norm_s8_args p)
 {
     chain_wait();
-    const int lane = threadIdx.x % p.group, total = p.cols / 8;
-    const int64_t row = (int64_t)blockIdx.x * (blockDim.x / p.group) + threadIdx.x / p.group;
-    if (row - threadIdx.x % 32 / p.group >= p.out.rows) return; /* the whole warp is past the end */
+    const int group = GROUP ? GROUP : p.group, each = GROUP ? VECTORS : p.each;
+    const int cols = GROUP ? 8 * GROUP * VECTORS : p.cols, lane = threadIdx.x % group, total = cols / 8;
+    const int64_t row = (int64_t)blockIdx.x * (256 / group) + threadIdx.x / group;
+    if (row - threadIdx.x % 32 / group >= p.out.rows) return; /* the whole warp is past the end */
     const bool live = row < p.out.rows;
     vec<__half> v[VECTORS];
 #pragma unroll
     for (int i = 0; i < VECTORS; i++) {
-        const int at = s8_vector(lane, i, p.each);
-        if (!live || i >= p.each || at >= total) continue;
+        const int at = s8_vector(lane, i, each);
+        if (!live || i >= each || at >= total) continue;
         v[i].load((const __half *)p.x.data + source_of<ROWS>(p, row, at * 8));
         if (LOCAL)
             s8_add_local(v[i].v, *(const uint2 *)(p.local.codes + row * p.local.ld + at * 8), p.local,
                          at * 8);
     }
-    if (p.norm.gamma) s8_normalise_row<VECTORS>(v, p.norm, p.cols, lane, p.group, p.each);
+    if (p.norm.gamma) s8_normalise_row<VECTORS>(v, p.norm, cols, p.share, lane, group, each);
     if (!live) return;
     int8_t *out = (int8_t *)p.out.data + row * p.out.ld;
     const swin_s8_part part = { out, p.out.ld, 1, SWIN_S8, p.rule, p.out.shrink };
 #pragma unroll
     for (int i = 0; i < VECTORS; i++) {
-        const int at = s8_vector(lane, i, p.each);
-        if (i >= p.each || at >= total) continue;
+        const int at = s8_vector(lane, i, each);
+        if (i >= each || at >= total) continue;
         if (p.norm.gamma) {
             *(uint2 *)(out + at * 8) = s8_codes8(v[i].v, part, at * 8);
             continue;
@@ -158,6 +161,7 @@ __global__ void __launch_bounds__(256)
 template <swin_norm_rows ROWS> cudaError_t launch(cudaStream_t stream, norm_s8_args p)
 {
     const int total = p.cols / 8;
+    p.share = 1.f / (float)p.cols;
     p.group = norm_group(total);
     const int each = p.each = (total + p.group - 1) / p.group;
     const bool vectors = p.x.dtype == SWIN_F16 && p.cols % 8 == 0 && swin_vectors(&p.x) &&
@@ -173,13 +177,19 @@ template <swin_norm_rows ROWS> cudaError_t launch(cudaStream_t stream, norm_s8_a
     void *args[] = { &p };
     if (p.local.codes) {
         if (ROWS != SWIN_ROWS_SAME || each > 6) return cudaErrorNotSupported;
-        kernel = (const void *)norm_s8_kernel<6, SWIN_ROWS_SAME, true>;
-    } else if (each <= 3)
-        kernel = (const void *)norm_s8_kernel<3, ROWS, false>;
+        kernel = (const void *)norm_s8_kernel<6, SWIN_ROWS_SAME, true, 0>;
+    } else if (ROWS != SWIN_ROWS_WINDOWS && p.cols == 384)
+        kernel = (const void *)norm_s8_kernel<3, ROWS, false, 16>;
+    else if (ROWS != SWIN_ROWS_WINDOWS && p.cols == 512)
+        kernel = (const void *)norm_s8_kernel<2, ROWS, false, 32>;
+    else if (ROWS != SWIN_ROWS_WINDOWS && p.cols == 768)
+        kernel = (const void *)norm_s8_kernel<3, ROWS, false, 32>;
+    else if (each <= 3)
+        kernel = (const void *)norm_s8_kernel<3, ROWS, false, 0>;
     else if (each <= 6)
-        kernel = (const void *)norm_s8_kernel<6, ROWS, false>;
+        kernel = (const void *)norm_s8_kernel<6, ROWS, false, 0>;
     else
-        kernel = (const void *)norm_s8_kernel<12, ROWS, false>;
+        kernel = (const void *)norm_s8_kernel<12, ROWS, false, 0>;
     return chain_launch_pointer(kernel, (unsigned)blocks, 256, 0, stream, args);
 }
 

@@ -30,51 +30,47 @@ __device__ __forceinline__ float s8_add8(float sum, const float (&v)[8])
     return sum;
 }
 
-__device__ __forceinline__ float s8_add8_squares(float sum, const float (&v)[8], float mean)
+/* In place: v becomes its distance from the mean, whose squares are added up. */
+__device__ __forceinline__ float s8_add8_squares(float sum, float (&v)[8], float mean)
 {
 #pragma unroll
-    for (int k = 0; k < 8; k++) sum = fmaf(v[k] - mean, v[k] - mean, sum);
+    for (int k = 0; k < 8; k++) v[k] -= mean, sum = fmaf(v[k], v[k], sum);
     return sum;
 }
 
-/* In place, columns col and up. factor: 1 over the standard deviation. */
-__device__ __forceinline__ void s8_normalise8(float (&v)[8], const swin_norm &n, int col, float mean,
-                                              float factor)
+/* In place, columns col and up, of distances from the mean. factor: 1 over the standard deviation. */
+__device__ __forceinline__ void s8_normalise8(float (&v)[8], const swin_norm &n, int col, float factor)
 {
 #pragma unroll
     for (int k = 0; k < 8; k += 4) {
         const float4 a = __ldg(reinterpret_cast<const float4 *>(n.gamma + col + k));
         const float4 b = __ldg(reinterpret_cast<const float4 *>(n.beta + col + k));
-        v[k] = fmaf((v[k] - mean) * factor, a.x, b.x);
-        v[k + 1] = fmaf((v[k + 1] - mean) * factor, a.y, b.y);
-        v[k + 2] = fmaf((v[k + 2] - mean) * factor, a.z, b.z);
-        v[k + 3] = fmaf((v[k + 3] - mean) * factor, a.w, b.w);
+        v[k] = fmaf(v[k] * factor, a.x, b.x);
+        v[k + 1] = fmaf(v[k + 1] * factor, a.y, b.y);
+        v[k + 2] = fmaf(v[k + 2] * factor, a.z, b.z);
+        v[k + 3] = fmaf(v[k + 3] * factor, a.w, b.w);
     }
 }
 
-__device__ __forceinline__ float s8_norm_factor(float squares, int cols, float eps)
-{
-    return 1.f / sqrtf(squares / (float)cols + eps);
-}
-
-/* In place: v[i] holds the lane's i-th vector where it lies in the row; all lanes of the warp must call. */
+/* In place: v[i] holds the lane's i-th vector where it lies in the row; all lanes of the warp must call.
+ * share: 1 over the row's columns. */
 template <int VECTORS>
 __device__ __forceinline__ void s8_normalise_row(vec<__half> (&v)[VECTORS], const swin_norm &n, int cols,
-                                                 int lane, int group, int each)
+                                                 float share, int lane, int group, int each)
 {
     const int total = cols / 8;
     float sum = 0, squares = 0;
 #pragma unroll
     for (int i = 0; i < VECTORS; i++)
         if (i < each && s8_vector(lane, i, each) < total) sum = s8_add8(sum, v[i].v);
-    const float mean = s8_group_sum(sum, group) / (float)cols;
+    const float mean = s8_group_sum(sum, group) * share;
 #pragma unroll
     for (int i = 0; i < VECTORS; i++)
         if (i < each && s8_vector(lane, i, each) < total) squares = s8_add8_squares(squares, v[i].v, mean);
-    const float factor = s8_norm_factor(s8_group_sum(squares, group), cols, n.eps);
+    const float factor = rsqrtf(fmaf(s8_group_sum(squares, group), share, n.eps));
 #pragma unroll
     for (int i = 0; i < VECTORS; i++) {
         const int at = s8_vector(lane, i, each);
-        if (i < each && at < total) s8_normalise8(v[i].v, n, 8 * at, mean, factor);
+        if (i < each && at < total) s8_normalise8(v[i].v, n, 8 * at, factor);
     }
 }

@@ -8,6 +8,8 @@
  *
  * Floor of fc1 of 384 channels at 64 images of 224 pixels (Swin-T): 14.8 GOP, 10 us at 1.5 POP/s; GELU and
  * codes, 19 instructions for each of 19 M values, 12 us; from L2 70 MB, 12 us. */
+#include <stdlib.h>
+
 #include "runtime/ops/kernels/box.cuh"
 #include "runtime/ops/kernels/gemm.cuh"
 #include "runtime/ops/kernels/int8.cuh"
@@ -18,11 +20,16 @@
 namespace
 {
 
-constexpr int BANDS = 3, WG = 2 * BANDS, BM = 64 * BANDS, BN = 128, KB = 128, CONSUMERS = 128 * WG,
-              THREADS = CONSUMERS + 128, MOST_STAGES = 8;
+constexpr int BANDS = 3, BM = 64 * BANDS, KB = 128, MOST_STAGES = 16, MOST_PANELS = 6;
 
-/* Shared memory: PANELS of 128 codes of k of the rows, the ring, factors and biases of all columns. */
-template <int PANELS> struct wide_shape {
+/* PANELS of 128 codes of k; tiles of BN columns; SPLIT warpgroups side by side in each band of 64 rows.
+ * TURNS: bands multiply one after the other. Shared memory: the rows' panels, the ring, factors and biases of
+ * all columns. */
+template <int PANELS_, int BN_, int SPLIT_, bool TURNS_> struct wide_shape {
+    static constexpr int PANELS = PANELS_, BN = BN_, SPLIT = SPLIT_;
+    static constexpr bool TURNS = TURNS_;
+    static constexpr int WG = BANDS * SPLIT, COLS = BN / SPLIT, CONSUMERS = 128 * WG,
+                         THREADS = CONSUMERS + 128;
     static constexpr int PANEL = BM * KB, ROWS = PANELS * PANEL, TILE = BN * KB, MOST = 225 << 10;
     static constexpr int stages(int n)
     {
@@ -32,9 +39,14 @@ template <int PANELS> struct wide_shape {
 };
 
 struct wide_memory {
-    unsigned rows, tiles;                        /* addresses */
-    unsigned full, empty, rows_full, rows_empty; /* barriers */
+    unsigned rows, tiles;                              /* addresses */
+    unsigned full, empty, rows_full, rows_empty, turn; /* barriers */
     int stages;
+};
+
+/* Tiles of the output in the order of the blocks: `pieces` of columns for each BM rows. */
+struct wide_work {
+    int first, last, pieces;
 };
 
 /* A place in the ring and the parity of its phase. */
@@ -49,142 +61,163 @@ struct place {
 };
 
 /* One thread: rows where they change, and the weight's tiles, in the order in which they are used. */
-template <int PANELS>
+template <class S>
 __device__ __forceinline__ void feed(const wide_memory &s, const CUtensorMap *x, const CUtensorMap *w,
-                                     int first, int last, int pieces)
+                                     const wide_work &work)
 {
-    using S = wide_shape<PANELS>;
     place at = { 0, 1 }; /* a new barrier counts as one whose phase before has ended */
     unsigned rows_parity = 1;
     int asked = 0; /* of the weight, before the kernel before has ended */
-    const int ahead = min(s.stages, (last - first) * PANELS);
+    const int ahead = min(s.stages, (work.last - work.first) * S::PANELS);
     for (; asked < ahead; asked++) {
         barrier_expect(s.full + 8 * asked, S::TILE);
-        box_copy(s.tiles + asked * S::TILE, w, asked % PANELS * KB, (first + asked / PANELS) % pieces * BN,
-                 s.full + 8 * asked);
+        box_copy(s.tiles + asked * S::TILE, w, asked % S::PANELS * KB,
+                 (work.first + asked / S::PANELS) % work.pieces * S::BN, s.full + 8 * asked);
     }
     chain_wait();
-    int count = 0;
-    for (int unit = first; unit < last; unit++) {
-        if (unit == first || unit % pieces == 0) {
+    int count = 0, piece = work.first % work.pieces, row = work.first / work.pieces * BM;
+    for (int unit = work.first; unit < work.last; unit++) {
+        if (unit == work.first || piece == 0) {
             barrier_wait(s.rows_empty, rows_parity);
             rows_parity ^= 1;
-            barrier_expect(s.rows_full, S::ROWS);
-            for (int panel = 0; panel < PANELS; panel++)
+            for (int panel = 0; panel < S::PANELS; panel++) {
+                barrier_expect(s.rows_full + 8 * panel, S::PANEL);
                 for (int part = 0; part < BANDS; part++)
-                    box_copy(s.rows + panel * S::PANEL + part * 64 * KB, x, panel * KB,
-                             unit / pieces * BM + 64 * part, s.rows_full);
+                    box_copy(s.rows + panel * S::PANEL + part * 64 * KB, x, panel * KB, row + 64 * part,
+                             s.rows_full + 8 * panel);
+            }
         }
-        for (int panel = 0; panel < PANELS; panel++, count++) {
+        for (int panel = 0; panel < S::PANELS; panel++, count++) {
             if (count >= asked) {
                 barrier_wait(s.empty + 8 * at.slot, at.parity);
                 barrier_expect(s.full + 8 * at.slot, S::TILE);
-                box_copy(s.tiles + at.slot * S::TILE, w, panel * KB, unit % pieces * BN,
-                         s.full + 8 * at.slot);
+                box_copy(s.tiles + at.slot * S::TILE, w, panel * KB, piece * S::BN, s.full + 8 * at.slot);
             }
             at.next(s.stages);
         }
+        if (++piece == work.pieces) piece = 0, row += BM;
     }
 }
 
-template <int LAST, int PANELS>
-__device__ __forceinline__ void consume(const swin_gemm_s8 &p, const wide_memory &s, const float *alpha,
-                                        const float *bias, int first, int last, int pieces)
+/* One tile's sums. fresh: its rows have just been asked for. */
+template <class S>
+__device__ __forceinline__ void multiply(int (&acc)[S::COLS / 8][4], const wide_memory &s, place &at,
+                                         int band, int part, bool fresh, unsigned rows_parity,
+                                         unsigned turn_parity, bool leader)
 {
-    using S = wide_shape<PANELS>;
-    constexpr int HALF = BN / 2;
-    const int band = threadIdx.x / 128 % BANDS, col0 = threadIdx.x / 128 / BANDS * HALF;
+    int before = 0;
+    if (S::TURNS) barrier_wait(s.turn + 8 * band, turn_parity);
+#pragma unroll
+    for (int panel = 0; panel < S::PANELS; panel++) {
+        if (fresh) barrier_wait(s.rows_full + 8 * panel, rows_parity);
+        barrier_wait(s.full + 8 * at.slot, at.parity);
+        const uint64_t a = wgmma_operand(s.rows + panel * S::PANEL + band * 64 * KB),
+                       b = wgmma_operand(s.tiles + at.slot * S::TILE + part * S::COLS * KB);
+        wgmma_fence();
+#pragma unroll
+        for (int step = 0; step < 4; step++)
+            wgmma_s8<S::COLS>::run(acc, a + 2 * step, b + 2 * step, panel + step > 0);
+        wgmma_commit();
+        if (panel > 0) {
+            wgmma_wait<1>();
+            if (leader) barrier_arrive(s.empty + 8 * before);
+        }
+        before = at.slot;
+        at.next(s.stages);
+    }
+    if (S::TURNS && leader) barrier_arrive(s.turn + 8 * (band + 1 < BANDS ? band + 1 : 0));
+    wgmma_wait<0>();
+    if (leader) barrier_arrive(s.empty + 8 * before);
+}
+
+template <int LAST, class S>
+__device__ __forceinline__ void consume(const swin_gemm_s8 &p, const wide_memory &s, const float *alpha,
+                                        const float *bias, const wide_work &work)
+{
+    const int group = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0), band = group % BANDS,
+              part = group / BANDS;
     const bool leader = threadIdx.x % 32 == 0;
     place at = { 0, 0 };
-    unsigned rows_parity = 0;
-    for (int unit = first; unit < last; unit++) {
-        if (unit == first || unit % pieces == 0) {
-            barrier_wait(s.rows_full, rows_parity);
-            rows_parity ^= 1;
+    unsigned rows_parity = 1, turn_parity = band == 0;
+    int piece = work.first % work.pieces;
+    int64_t row = (int64_t)(work.first / work.pieces) * BM + band * 64 + threadIdx.x / 32 % 4 * 16 +
+                  threadIdx.x % 32 / 4;
+    for (int unit = work.first; unit < work.last; unit++) {
+        const bool fresh = unit == work.first || piece == 0;
+        if (fresh) rows_parity ^= 1;
+        int acc[S::COLS / 8][4];
+        multiply<S>(acc, s, at, band, part, fresh, rows_parity, turn_parity, leader);
+        turn_parity ^= 1;
+        const int n = piece * S::BN + part * S::COLS;
+        const int64_t here = row;
+        if (++piece == work.pieces) {
+            piece = 0, row += BM;
+            if (leader && unit + 1 < work.last) barrier_arrive(s.rows_empty);
         }
-        int acc[HALF / 8][4];
-        int before = 0;
-#pragma unroll
-        for (int panel = 0; panel < PANELS; panel++) {
-            barrier_wait(s.full + 8 * at.slot, at.parity);
-            const uint64_t a = wgmma_operand(s.rows + panel * S::PANEL + band * 64 * KB),
-                           b = wgmma_operand(s.tiles + at.slot * S::TILE + col0 * KB);
-            wgmma_fence();
-#pragma unroll
-            for (int step = 0; step < 4; step++)
-                wgmma_s8<HALF>::run(acc, a + 2 * step, b + 2 * step, panel + step > 0);
-            wgmma_commit();
-            if (panel > 0) {
-                wgmma_wait<1>();
-                if (leader) barrier_arrive(s.empty + 8 * before);
-            }
-            before = at.slot;
-            at.next(s.stages);
-        }
-        wgmma_wait<0>();
-        if (leader) {
-            barrier_arrive(s.empty + 8 * before);
-            if (unit + 1 < last && (unit + 1) % pieces == 0) barrier_arrive(s.rows_empty);
-        }
-        const int64_t row = (int64_t)(unit / pieces) * BM + threadIdx.x / 32 % (4 * BANDS) * 16 +
-                            threadIdx.x % 32 / 4;
-        s8_finish<LAST, HALF / 8>(p, acc, alpha, bias, row, unit % pieces * BN + col0, 0);
+        const s8_spot to = s8_spot_of<LAST>(p, here, n);
+        const int col = n + 8 * (threadIdx.x & 3);
+        s8_finish_whole<LAST, S::COLS / 8>(p, acc, alpha + col, bias + col, to, s8_span_of(to.rule));
     }
 }
 
-template <int LAST, int PANELS>
-__global__ void __launch_bounds__(THREADS, 1)
+template <int LAST, class S>
+__global__ void __launch_bounds__(S::THREADS, 1)
     wide_s8_kernel(const __grid_constant__ swin_gemm_s8 p, const __grid_constant__ CUtensorMap x,
                    const __grid_constant__ CUtensorMap w, int stages)
 {
 #if SWIN_HAVE_WGMMA
-    using S = wide_shape<PANELS>;
     extern __shared__ __align__(1024) char smem_base[];
-    __shared__ __align__(8) uint64_t barriers[2 * MOST_STAGES + 2];
-    const int pieces = p.n / BN, units = (int)((p.m + BM - 1) / BM) * pieces;
-    const int first = (int)((int64_t)units * blockIdx.x / gridDim.x),
-              last = (int)((int64_t)units * (blockIdx.x + 1) / gridDim.x);
+    __shared__ __align__(8) uint64_t barriers[2 * MOST_STAGES + MOST_PANELS + 1 + BANDS];
+    const int pieces = p.n / S::BN;
+    const int64_t units = (p.m + BM - 1) / BM * pieces;
+    const wide_work work = { (int)(units * blockIdx.x / gridDim.x),
+                             (int)(units * (blockIdx.x + 1) / gridDim.x), pieces };
     float *alpha = (float *)(smem_base + S::ROWS + stages * S::TILE), *bias = alpha + p.n;
     wide_memory s = { shared_address(smem_base), shared_address(smem_base) + S::ROWS,
                       shared_address(barriers) };
     s.empty = s.full + 8 * MOST_STAGES, s.rows_full = s.empty + 8 * MOST_STAGES,
-    s.rows_empty = s.rows_full + 8;
+    s.rows_empty = s.rows_full + 8 * MOST_PANELS, s.turn = s.rows_empty + 8;
     s.stages = stages;
 
-    if (threadIdx.x < stages) {
-        barrier_init(s.full + 8 * threadIdx.x, 1);
-        barrier_init(s.empty + 8 * threadIdx.x, 4 * WG); /* the warps that read */
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < stages; i++) {
+            barrier_init(s.full + 8 * i, 1);
+            barrier_init(s.empty + 8 * i, 4 * S::WG); /* the warps that read */
+        }
+        for (int i = 0; i < S::PANELS; i++) barrier_init(s.rows_full + 8 * i, 1);
+        for (int i = 0; i < BANDS; i++) barrier_init(s.turn + 8 * i, 4 * S::SPLIT);
+        barrier_init(s.rows_empty, 4 * S::WG);
+        barrier_init_done();
     }
-    if (threadIdx.x == 0) barrier_init(s.rows_full, 1), barrier_init(s.rows_empty, 4 * WG);
-    if (threadIdx.x < stages) barrier_init_done();
-    for (int i = threadIdx.x; i < p.n; i += THREADS) {
-        alpha[i] = p.x_scale * p.w_scale[i];
-        bias[i] = p.bias ? p.bias[i] : 0.f;
+    for (int i = threadIdx.x; i < p.n; i += S::THREADS) {
+        const float2 line = s8_line<LAST>(p, i);
+        alpha[i] = line.x, bias[i] = line.y;
     }
     __syncthreads();
-    if (threadIdx.x >= CONSUMERS) {
+    if (threadIdx.x >= S::CONSUMERS) {
         registers_give<24>();
         chain_start();
-        if (threadIdx.x == CONSUMERS) feed<PANELS>(s, &x, &w, first, last, pieces);
+        if (threadIdx.x == S::CONSUMERS) feed<S>(s, &x, &w, work);
     } else {
-        registers_take<80>();
+        registers_take<S::WG == 6 ? 80 : 160>();
         chain_wait();
-        consume<LAST, PANELS>(p, s, alpha, bias, first, last, pieces);
+        consume<LAST, S>(p, s, alpha, bias, work);
     }
 #endif
 }
 
-template <int LAST, int PANELS>
+template <int LAST, class S>
 cudaError_t launch(cudaStream_t stream, const swin_gemm_s8 *p, int multiprocessors)
 {
-    using S = wide_shape<PANELS>;
     static bool ready;
-    const void *kernel = (const void *)wide_s8_kernel<LAST, PANELS>;
+    const void *kernel = (const void *)wide_s8_kernel<LAST, S>;
     int stages = S::stages(p->n);
-    const int64_t units = (p->m + BM - 1) / BM * (p->n / BN);
+    const int64_t units = (p->m + BM - 1) / BM * (p->n / S::BN);
     CUtensorMap x, w;
-    if (stages < 3 || units > 0x7fffffff / BM || !swin_codes_map(&x, p->x, p->m, p->k, p->ldx, 64) ||
-        !swin_codes_map(&w, p->dealt, p->n, p->k, p->k, BN))
+    /* A band whose turn it is needs all panels of a tile; those that wait for theirs still hold them. */
+    if (stages < (S::TURNS ? S::PANELS + 1 : 3) || units > 0x7fffffff / BM ||
+        !swin_codes_map(&x, p->x, p->m, p->k, p->ldx, 64) ||
+        !swin_codes_map(&w, p->dealt, p->n, p->k, p->k, S::BN))
         return cudaErrorNotSupported;
     if (!ready) {
         const cudaError_t e =
@@ -194,18 +227,34 @@ cudaError_t launch(cudaStream_t stream, const swin_gemm_s8 *p, int multiprocesso
     }
     void *args[] = { (void *)p, &x, &w, &stages };
     return chain_launch_pointer(kernel, (unsigned)(units < multiprocessors ? units : multiprocessors),
-                                THREADS, (size_t)(S::ROWS + stages * S::TILE + p->n * 8), stream, args);
+                                S::THREADS, (size_t)(S::ROWS + stages * S::TILE + p->n * 8), stream, args);
+}
+
+int form()
+{
+    const char *e = getenv("SWIN_S8_WIDE_FORM");
+    return e ? atoi(e) : 1;
+}
+
+template <int LAST, int PANELS> cudaError_t pick_form(cudaStream_t stream, const swin_gemm_s8 *p, int sms)
+{
+    cudaError_t e = cudaErrorNotSupported;
+    if (form() == 2) e = launch<LAST, wide_shape<PANELS, 128, 2, true>>(stream, p, sms);
+    if (form() == 3) e = launch<LAST, wide_shape<PANELS, 128, 1, true>>(stream, p, sms);
+    if (form() == 4) e = launch<LAST, wide_shape<PANELS, 64, 1, true>>(stream, p, sms);
+    if (e == cudaErrorNotSupported) e = launch<LAST, wide_shape<PANELS, 128, 2, false>>(stream, p, sms);
+    return e;
 }
 
 template <int LAST> cudaError_t pick(cudaStream_t stream, const swin_gemm_s8 *p, int multiprocessors)
 {
     switch (p->k) {
     case 384:
-        return launch<LAST, 3>(stream, p, multiprocessors);
+        return pick_form<LAST, 3>(stream, p, multiprocessors);
     case 512:
-        return launch<LAST, 4>(stream, p, multiprocessors);
+        return pick_form<LAST, 4>(stream, p, multiprocessors);
     case 768:
-        return launch<LAST, 6>(stream, p, multiprocessors);
+        return pick_form<LAST, 6>(stream, p, multiprocessors);
     default:
         return cudaErrorNotSupported;
     }
@@ -221,7 +270,7 @@ extern "C" cudaError_t swin_wide_s8_launch(cudaStream_t stream, const swin_gemm_
         return cudaErrorNotSupported;
     for (int i = 0; i < p->parts; i++)
         if (p->y[i].dtype != SWIN_S8 || p->y[i].ld % 8 != 0 || (uintptr_t)p->y[i].data % 8 != 0 ||
-            p->width % 8 != 0 ||
+            p->width % 128 != 0 ||
             (p->y[i].shrink && (p->act == SWIN_ACT_NONE || (uintptr_t)p->y[i].shrink % 16 != 0)))
             return cudaErrorNotSupported;
     /* A few tiles would leave most of the chip idle. */

@@ -182,6 +182,21 @@ double recover_column_energy(const float *w, int rows, int cols, int k);
  * _aftergemm site of proj, fc2 or reduction. */
 void recover_stream_worth(float *worth, const swin_recover *r, swin_site product);
 
+/* What fc2 or a merge hands to the stream, on sampled tokens. */
+typedef struct recover_stream {
+    swin_site product; /* its _aftergemm site */
+    recover_samples y,
+        x; /* the product; what a LayerNorm makes of it: V1 the stream behind it, V2 the product with its bias */
+    float *worth; /* owned: [channels] */
+} recover_stream;
+
+/* Of the part that k stands before, where it stays. */
+swin_status recover_stream_open(recover_stream *s, recover_walk *k, int rows, uint64_t seed);
+void recover_stream_close(recover_stream *s);
+
+/* Squared error behind LayerNorm, without its mean, weighted by worth, per token, when q rounds the product. */
+swin_status recover_stream_error(double *error, const recover_stream *s, const swin_quant *q);
+
 /* ---- recover_equalize.c, recover_balance.c ------------------------------------------------------------------------- */
 
 enum { RECOVER_STRENGTHS = 11 };

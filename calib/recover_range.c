@@ -44,7 +44,8 @@ typedef struct trial {
     const recover_gemm *g; /* what reads the tensor; NULL: channels count by themselves */
     const float *y;        /* [rows][ld], columns [0, n) */
     int rows, n, ld;
-    const double *importance; /* [n] */
+    const double *importance;     /* [n] */
+    const recover_stream *stream; /* in place of all these: judged behind the next LayerNorm */
     double error[STEPS];
 } trial;
 
@@ -55,6 +56,7 @@ static swin_status try_range(void *user, size_t i, int worker)
     float amax;
     swin_quant q;
     SWIN_TRY(candidate(&q, &amax, t->v, t->s, (int)i));
+    if (t->stream) return recover_stream_error(&t->error[i], t->stream, &q);
     if (t->g) return recover_input_estimates(&t->error[i], t->g, NULL, &q, 1);
     recover_column_errors(&t->error[i], &q, 1, t->y, t->rows, t->n, t->ld, NULL, t->importance,
                           swin_site_kind_of(t->s->site) != SWIN_SITE_MATMUL_Q);
@@ -129,32 +131,36 @@ static swin_status histogram_range(recover_view *v, swin_site_kind kind, int *co
     return settle(v, s, amax, count);
 }
 
-/* importance itself, or what the stream's readers make of an error. */
-static swin_status output_worth(const recover_view *v, swin_site_kind kind, double *weight, int n,
-                                const float *importance)
-{
-    float *worth = malloc((size_t)n * sizeof *worth);
-    if (!worth) return swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d channels", n);
-    if (!importance) recover_stream_worth(worth, v->r, swin_site_make(v->stage, v->block, kind));
-    for (int i = 0; i < n; i++) weight[i] = (double)(importance ? importance[i] : worth[i]);
-    free(worth);
-    return SWIN_OK;
-}
-
 /* What a GEMM gives before its bias. importance NULL: it goes into the residual stream. */
 static swin_status product_range(recover_view *v, swin_site_kind kind, const recover_samples *x,
                                  const float *w, int n, const float *importance, int *count)
 {
     if (!record_of(v, kind)->enabled) return SWIN_OK;
-    float *y = malloc((size_t)x->rows * (size_t)n * sizeof *y);
+    float *y = malloc((size_t)x->rows * (size_t)n * sizeof *y), *worth = malloc((size_t)n * sizeof *worth);
     double *weight = malloc((size_t)n * sizeof *weight);
-    swin_status st = y && weight ? recover_linear(v->r, y, x->x, x->rows, w, NULL, n, x->cols)
-                                 : swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d x %d", x->rows, n);
-    if (st == SWIN_OK) st = output_worth(v, kind, weight, n, importance);
+    swin_status st = y && weight && worth
+                         ? recover_linear(v->r, y, x->x, x->rows, w, NULL, n, x->cols)
+                         : swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d x %d", x->rows, n);
+    if (st == SWIN_OK && !importance)
+        recover_stream_worth(worth, v->r, swin_site_make(v->stage, v->block, kind));
+    for (int i = 0; st == SWIN_OK && i < n; i++) weight[i] = (double)(importance ? importance[i] : worth[i]);
     if (st == SWIN_OK) st = column_range(v, kind, y, x->rows, n, n, weight, count);
     free(y);
+    free(worth);
     free(weight);
     return st;
+}
+
+/* What fc2 or a merge gives before its bias. */
+static swin_status stream_range(recover_view *v, const recover_stream *stream, int *count)
+{
+    swin_site_record *s = record_of(v, swin_site_kind_of(stream->product));
+    float amax;
+    swin_quant q;
+    trial t = { .v = v, .s = s, .stream = stream };
+    SWIN_TRY(swin_pool_run(v->r->pool, STEPS, try_range, &t));
+    SWIN_TRY(candidate(&q, &amax, v, s, least(t.error)));
+    return settle(v, s, amax, count);
 }
 
 typedef struct layer {
@@ -165,9 +171,14 @@ typedef struct layer {
     const float *importance;
 } layer;
 
+static swin_status layer_input_range(recover_view *v, const layer *l, int *count)
+{
+    return input_range(v, l->input, l->x, l->w, l->n, l->importance, count);
+}
+
 static swin_status layer_ranges(recover_view *v, const layer *l, int *count)
 {
-    SWIN_TRY(input_range(v, l->input, l->x, l->w, l->n, l->importance, count));
+    SWIN_TRY(layer_input_range(v, l, count));
     return product_range(v, l->input + 2, l->x, l->w, l->n, l->importance, count);
 }
 
@@ -192,9 +203,10 @@ static swin_status block_ranges(recover_view *v, int *count)
         { SWIN_SITE_QKV_INPUT, &v->qkv, b->qkv_weight, 3 * c, v->qkv_importance },
         { SWIN_SITE_PROJ_INPUT, &v->proj, b->proj_weight, c, NULL },
         { SWIN_SITE_FC1_INPUT, &v->fc1, b->fc1_weight, hidden, v->fc1_importance },
-        { SWIN_SITE_FC2_INPUT, &v->fc2, b->fc2_weight, c, NULL },
     };
+    const layer fc2 = { SWIN_SITE_FC2_INPUT, &v->fc2, b->fc2_weight, c, NULL };
     for (size_t i = 0; i < SWIN_COUNT(layers); i++) SWIN_TRY(layer_ranges(v, &layers[i], count));
+    SWIN_TRY(layer_input_range(v, &fc2, count));
     return operand_ranges(v, count);
 }
 
@@ -202,7 +214,24 @@ static swin_status merge_ranges(recover_view *v, int *count)
 {
     const layer l = { SWIN_SITE_REDUCTION_INPUT, &v->qkv, v->r->w.stages[v->stage].reduction_weight,
                       2 * v->shape.channels, NULL };
-    return layer_ranges(v, &l, count);
+    return layer_input_range(v, &l, count);
+}
+
+/* The block or merge that k stands before. */
+static swin_status part_ranges(recover_walk *k, int *count)
+{
+    recover_view v = { 0 };
+    recover_stream stream = { 0 };
+    const bool rounds = k->r->f->mode == SWIN_INT8_MODE_1;
+    swin_status st = rounds ? recover_stream_open(&stream, k, RECOVER_ROWS, 2) : SWIN_OK;
+    if (st == SWIN_OK) st = recover_view_open(&v, k, RECOVER_ROWS, 2);
+    if (st == SWIN_OK) {
+        st = v.merge ? merge_ranges(&v, count) : block_ranges(&v, count);
+        if (st == SWIN_OK && rounds) st = stream_range(&v, &stream, count);
+        recover_view_close(&v);
+    }
+    recover_stream_close(&stream);
+    return st;
 }
 
 static swin_status ranges(swin_recover *r, char *changed, size_t size)
@@ -214,14 +243,8 @@ static swin_status ranges(swin_recover *r, char *changed, size_t size)
     recover_walk k = { 0 };
     SWIN_TRY(swin_net_create(&net, r->dev, r->config, &r->exact, &opts));
     swin_status st = recover_walk_begin(&k, r, net, NULL);
-    while (st == SWIN_OK && k.part < parts - 1) {
-        recover_view v;
-        SWIN_TRY_GOTO(st, recover_view_open(&v, &k, RECOVER_ROWS, 2), done);
-        st = v.merge ? merge_ranges(&v, &count) : block_ranges(&v, &count);
-        recover_view_close(&v);
-    }
+    while (st == SWIN_OK && k.part < parts - 1) st = part_ranges(&k, &count);
     snprintf(changed, size, "%d ranges", count);
-done:
     recover_walk_end(&k);
     swin_net_free(net);
     return st;

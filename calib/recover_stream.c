@@ -1,7 +1,13 @@
-/* What an error in a channel of the residual stream is worth: by the layers that read the stream from there to the stage's
+/* What an error in the residual stream is worth: by the layers that read the stream from there to the stage's
  * end. LayerNorm divides all channels of a token by the same number, so a channel counts by its gain and by the weights that
- * read it. Readers count alike, whatever the size of their outputs. */
+ * read it. Readers count alike, whatever the size of their outputs. A channel that stands out also moves that number, and with
+ * it all others: so for what fc2 and the merges add, the error is taken behind LayerNorm, on tokens. */
+#include <math.h>
+#include <stdlib.h>
+
 #include "calib/recover_impl.h"
+#include "calib/recover_step.h"
+#include "runtime/swin/outputs.h"
 
 typedef struct reader {
     const float *gamma; /* [groups C]; NULL: 1 */
@@ -78,4 +84,102 @@ void recover_stream_worth(float *worth, const swin_recover *r, swin_site product
     }
     for (int k = 0; most == 0 && k < s.channels; k++)
         worth[k] = 1; /* nobody reads it: no reason to prefer any */
+}
+
+/* ---- errors behind LayerNorm ---------------------------------------------------------------------------------------- */
+
+static const double epsilon = 1e-5;
+
+/* out [n] = (x - mean) / deviation. */
+static void normalise(double *out, const double *x, int n)
+{
+    double mean = 0, square = 0;
+    for (int k = 0; k < n; k++) mean += x[k] / n;
+    for (int k = 0; k < n; k++) square += (x[k] - mean) * (x[k] - mean) / n;
+    const double inverse = 1 / sqrt(square + epsilon);
+    for (int k = 0; k < n; k++) out[k] = (x[k] - mean) * inverse;
+}
+
+swin_status recover_stream_error(double *error, const recover_stream *s, const swin_quant *q)
+{
+    const recover_step step = recover_step_of(q);
+    const size_t n = (size_t)s->y.cols;
+    const int rows = s->y.rows;
+    double *room = calloc(6 * n, sizeof *room);
+    if (!room) return swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d channels", s->y.cols);
+    double *x = room, *moved = x + n, *clean = moved + n, *off = clean + n, *sum = off + n, *square = sum + n;
+    for (int r = 0; r < rows; r++) {
+        const size_t at = (size_t)r * n;
+        for (size_t k = 0; k < n; k++) {
+            x[k] = (double)s->x.x[at + k];
+            moved[k] = x[k] + (double)recover_step_error(&step, s->y.x[at + k]);
+        }
+        normalise(clean, x, (int)n);
+        normalise(off, moved, (int)n);
+        for (size_t k = 0; k < n; k++) {
+            const double d = off[k] - clean[k];
+            sum[k] += d;
+            square[k] += d * d;
+        }
+    }
+    *error = 0;
+    for (size_t k = 0; k < n; k++)
+        *error += (double)s->worth[k] * (square[k] - sum[k] * sum[k] / rows) / rows;
+    free(room);
+    return SWIN_OK;
+}
+
+/* ---- samples --------------------------------------------------------------------------------------------------------- */
+
+static swin_site product_of(const swin_recover *r, int part)
+{
+    const swin_site out = swin_output_at(r->config, part);
+    const bool merge = swin_site_kind_of(out) == SWIN_SITE_MERGE_OUT;
+    return swin_site_make(swin_site_stage(out), swin_site_block(out),
+                          merge ? SWIN_SITE_REDUCTION_AFTERGEMM : SWIN_SITE_FC2_AFTERGEMM);
+}
+
+/* Swin V2 normalises the product itself, with its bias (merging has none). */
+static void add_bias(recover_stream *s, const swin_recover *r)
+{
+    const swin_block_weights *b =
+        &r->exact.stages[swin_site_stage(s->product)].blocks[swin_site_block(s->product)];
+    const float *bias = swin_site_kind_of(s->product) == SWIN_SITE_FC2_AFTERGEMM ? b->fc2_bias : NULL;
+    const size_t n = (size_t)s->y.cols;
+    for (size_t i = 0; i < (size_t)s->y.rows * n; i++) s->x.x[i] = s->y.x[i] + (bias ? bias[i % n] : 0);
+}
+
+swin_status recover_stream_open(recover_stream *s, recover_walk *k, int rows, uint64_t seed)
+{
+    swin_recover *r = k->r;
+    swin_linear_weight l;
+    recover_samples both[2] = { 0 };
+    *s = (recover_stream){ .product = product_of(r, k->part) };
+    SWIN_TRY(swin_linear_shape_of(&l, r->config, s->product - 1));
+    s->worth = malloc((size_t)l.out * sizeof *s->worth);
+    swin_status st = s->worth ? SWIN_OK
+                              : swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d channels", l.out);
+    if (st == SWIN_OK) st = recover_samples_init(&both[0], r, s->product, l.out, rows, seed);
+    if (st == SWIN_OK)
+        st = recover_samples_init(&both[1], r, swin_output_at(r->config, k->part), l.out, rows, seed);
+    recover_gather g = { .r = r, .samples = both, .count = 2 };
+    const swin_tap tap = recover_gather_tap(&g);
+    if (st == SWIN_OK) st = recover_walk_part(k, &tap, false);
+    recover_gather_free(&g);
+    s->y = both[0];
+    s->x = both[1];
+    if (st == SWIN_OK && r->config->family == SWIN_V2) add_bias(s, r);
+    if (st == SWIN_OK)
+        recover_stream_worth(s->worth, r, s->product);
+    else
+        recover_stream_close(s);
+    return st;
+}
+
+void recover_stream_close(recover_stream *s)
+{
+    recover_samples_free(&s->x);
+    recover_samples_free(&s->y);
+    free(s->worth);
+    *s = (recover_stream){ 0 };
 }

@@ -95,8 +95,7 @@ swin_status recover_samples_init(recover_samples *s, const swin_recover *r, swin
 {
     int tokens, channels;
     swin_net_stream(r->config, swin_output_part(r->config, site), &tokens, &channels);
-    const swin_site_kind kind = swin_site_kind_of(site);
-    if (kind == SWIN_SITE_REDUCTION_INPUT || kind == SWIN_SITE_REDUCTION_AFTERGEMM) tokens /= 4;
+    if (swin_site_owner_of(site) == SWIN_OWNER_MERGE) tokens /= 4;
     int each = (rows + r->fit - 1) / r->fit;
     if (each > tokens) each = tokens;
     *s = (recover_samples){

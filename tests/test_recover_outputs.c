@@ -101,6 +101,10 @@ static void test_engines(void **state)
     recovering_calibrate(&x, &f, &o);
     recovering_correct(&x, &f, &w);
     const double sim = recovering_sqnr(&x, &f);
+    for (int i = 0; i < f.corrections.nsteps; i++)
+        print_message("%s: %.2f to %.2f dB, %s\n", f.corrections.steps[i].method,
+                      f.corrections.steps[i].before_db, f.corrections.steps[i].after_db,
+                      f.corrections.steps[i].changed);
     for (size_t b = 0; b < SWIN_COUNT(backends); b++) {
         swin_dev *dev;
         swin_net *net;

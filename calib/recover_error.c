@@ -215,7 +215,7 @@ static swin_status prepare_task(void *user, size_t task, int worker)
     for (int n = 0; n < g->n; n++)
         for (int i = from; i < to; i++) {
             const size_t at = (size_t)n * (size_t)g->k + (size_t)i;
-            const float w = g->row_weight[n] * g->w[at], size = fabsf(g->w[at]);
+            const float w = g->row_weight[n] * g->w[at], size = fabsf(w);
             p->weighted[at] = w;
             g->energy[i] += w * w;
             g->w_amax[i] = size > g->w_amax[i] ? size : g->w_amax[i];

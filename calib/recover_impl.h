@@ -106,7 +106,7 @@ typedef struct recover_gemm {
     float *row_weight; /* owned: [n] square roots of what an output channel's error counts */
     float *energy;     /* owned: [k] sum over n of (row_weight w)^2: what an input channel's error counts */
     float *mean, *variance; /* owned: [k] of the inputs */
-    float *w_amax;          /* owned: [k] of columns */
+    float *w_amax;          /* owned: [k] of the columns of row_weight w */
     swin_linear weights,
         inputs; /* prepared: row_weight w; x without its mean, from the first weight error on */
 } recover_gemm;

@@ -165,7 +165,6 @@ swin_status recover_stream_open(recover_stream *s, recover_walk *k, int rows, ui
     recover_gather g = { .r = r, .samples = both, .count = 2 };
     const swin_tap tap = recover_gather_tap(&g);
     if (st == SWIN_OK) st = recover_walk_part(k, &tap, false);
-    recover_gather_free(&g);
     s->y = both[0];
     s->x = both[1];
     if (st == SWIN_OK && r->config->family == SWIN_V2) add_bias(s, r);

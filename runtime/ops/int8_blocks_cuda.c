@@ -22,9 +22,10 @@ static swin_status two_matrices(swin_cuda *d, char **a, int64_t a_cols, char **b
 }
 
 /* LayerNorm and the product that reads it: one kernel where there is one, else two with the codes in
- * `normed`. */
+ * `normed`. local: x is x + that; NULL: nothing. */
 static swin_status norm_linear(swin_cuda *d, swin_tensor *y, int parts, const swin_tensor *x,
-                               const swin_norm *n, const swin_layer_s8 *l, swin_act act, void *normed)
+                               const swin_norm *n, const swin_s8_local *local, const swin_layer_s8 *l,
+                               swin_act act, void *normed)
 {
     swin_tensor codes = placed(&l->input, normed, x->rows, x->cols, x->cols);
     SWIN_TRY(swin_layer_check_cuda("linear_s8", l->l, &codes, l->after_scale));
@@ -35,12 +36,16 @@ static swin_status norm_linear(swin_cuda *d, swin_tensor *y, int parts, const sw
                             .gemm = swin_gemm_s8_of(&codes, l->l, l->after_scale) };
     p.gemm.act = act;
     p.gemm.parts = parts, p.gemm.width = l->l->out / parts;
+    if (local) p.gemm.local = *local;
     for (int i = 0; i < parts; i++) p.gemm.y[i] = swin_s8_part_of(&y[i]);
     const cudaError_t e = x->dtype == SWIN_F16 && n->gamma
                               ? swin_norm_gemm_s8_launch(d->stream, &p, d->multiprocessors)
                               : cudaErrorNotSupported;
     if (e != cudaErrorNotSupported) return swin_cuda_status(e, "layernorm and linear_s8");
-    SWIN_TRY(swin_norm_s8_cuda(&d->base, &codes, x, n, SWIN_ROWS_SAME, NULL));
+    if (local)
+        SWIN_TRY(swin_cuda_status(swin_norm_local_s8_launch(d->stream, &codes, x, n, local), "layernorm"));
+    else
+        SWIN_TRY(swin_norm_s8_cuda(&d->base, &codes, x, n, SWIN_ROWS_SAME, NULL));
     return swin_linear_s8_cuda(&d->base, y, parts, &codes, l->l, l->after_scale, act);
 }
 
@@ -58,7 +63,7 @@ swin_status swin_attention_half_s8_cuda(swin_dev *dev, swin_tensor *x, const swi
     SWIN_TRY(two_matrices(d, &narrow, c, &wide, 3 * c, rows));
     swin_tensor codes[3];
     for (int i = 0; i < 3; i++) codes[i] = placed(&parts[i], wide + i * c, rows, c, 3 * c);
-    SWIN_TRY(norm_linear(d, codes, 3, x, n, qkv, SWIN_ACT_NONE, narrow));
+    SWIN_TRY(norm_linear(d, codes, 3, x, n, NULL, qkv, SWIN_ACT_NONE, narrow));
     const swin_tensor mixed = placed(&proj->input, narrow, rows, c, c);
     SWIN_TRY(swin_attention_s8_run(d, &(swin_attention_s8_args){ .a = *a,
                                                                  .g = *g,
@@ -100,7 +105,7 @@ swin_status swin_mlp_half_s8_cuda(swin_dev *dev, swin_tensor *x, const swin_norm
     if (e != cudaErrorNotSupported) return swin_cuda_status(e, "mlp_half_s8");
     SWIN_TRY(two_matrices(d, &narrow, x->cols, &wide, fc1->l->out, x->rows));
     swin_tensor hidden = placed(&fc2->input, wide, x->rows, fc1->l->out, fc1->l->out);
-    SWIN_TRY(norm_linear(d, &hidden, 1, x, n, fc1, SWIN_ACT_GELU, narrow));
+    SWIN_TRY(norm_linear(d, &hidden, 1, x, n, NULL, fc1, SWIN_ACT_GELU, narrow));
     return swin_linear_s8_residual_cuda(dev, x, &hidden, fc2->l, fc2->after_scale, NULL);
 }
 
@@ -144,7 +149,7 @@ static swin_status block_attention(blocks_run *r, const swin_block_s8 *b, bool k
                                  .prob_scale = b->prob_scale,
                                  .image_order = true };
     p.g.shift = b->shift;
-    SWIN_TRY(norm_linear(r->d, codes, 3, r->x, &b->norm1, &b->qkv, SWIN_ACT_NONE, r->normed));
+    SWIN_TRY(norm_linear(r->d, codes, 3, r->x, &b->norm1, NULL, &b->qkv, SWIN_ACT_NONE, r->normed));
     SWIN_TRY(swin_attention_s8_run(r->d, &p));
     SWIN_TRY(swin_layer_check_cuda("blocks_s8", b->proj.l, &mixed, b->proj.after_scale));
     if (!keep)
@@ -163,14 +168,10 @@ static swin_status block_mlp(blocks_run *r, const swin_block_s8 *b, bool keep)
     const swin_s8_local local = {
         .codes = (int8_t *)r->kept, .ld = c, .scale = b->proj.after_scale, .bias = b->proj.l->bias
     };
-    swin_tensor normed = placed(&b->fc1.input, r->normed, rows, c, c),
-                hidden = placed(&b->fc2.input, r->wide, rows, b->fc1.l->out, b->fc1.l->out);
+    swin_tensor hidden = placed(&b->fc2.input, r->wide, rows, b->fc1.l->out, b->fc1.l->out);
     const cudaError_t e = fused_mlp(r->d, r->x, &b->norm2, &b->fc1, &b->fc2, &local);
     if (e != cudaErrorNotSupported) return swin_cuda_status(e, "blocks_s8");
-    SWIN_TRY(swin_cuda_status(swin_norm_local_s8_launch(r->d->stream, &normed, r->x, &b->norm2, &local),
-                              "blocks_s8"));
-    SWIN_TRY(
-        swin_linear_s8_cuda(&r->d->base, &hidden, 1, &normed, b->fc1.l, b->fc1.after_scale, SWIN_ACT_GELU));
+    SWIN_TRY(norm_linear(r->d, &hidden, 1, r->x, &b->norm2, &local, &b->fc1, SWIN_ACT_GELU, r->normed));
     SWIN_TRY(swin_layer_check_cuda("blocks_s8", b->fc2.l, &hidden, b->fc2.after_scale));
     swin_gemm_s8 gemm = swin_gemm_s8_of(&hidden, b->fc2.l, b->fc2.after_scale);
     gemm.y[0] = swin_s8_part_of(r->x);

@@ -40,8 +40,8 @@ __device__ __forceinline__ float s8_gelu(float x)
     return fmaf(-a, exp2_fast(p), fmaxf(x, 0.f));
 }
 
-/* The same with one comparison: the multiply-add that ends in [0, 1] is the lower limit. S8_SPAN is a power of
- * two, so that ties stay ties. */
+/* The same with one comparison: the multiply-add that ends in [0, 1] is the lower limit. S8_SPAN is a power
+ * of two, so that ties stay ties. */
 #define S8_SPAN 512.f
 
 struct s8_span {
@@ -244,8 +244,8 @@ __device__ __forceinline__ int s8_part_of(const swin_gemm_s8 &p, int n)
     return part < p.parts ? part : 0;
 }
 
-/* Factor and bias of column n, as s8_finish<LAST> wants them: those of plain codes lead to the codes' share of
- * their span without a value between. */
+/* Factor and bias of column n, as s8_finish<LAST> wants them: those of plain codes lead to the codes' share
+ * of their span without a value between. */
 template <int LAST> __device__ __forceinline__ float2 s8_line(const swin_gemm_s8 &p, int n)
 {
     const float alpha = s8_alpha(p, n), bias = p.bias ? p.bias[n] : 0.f;

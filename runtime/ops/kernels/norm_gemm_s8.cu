@@ -37,7 +37,7 @@ template <int C, class S> __device__ __forceinline__ void load_piece(unsigned to
     }
 }
 
-template <int LAST, int C, int WG, int HELP, int FIT>
+template <int LAST, int C, int WG, int HELP, int FIT, bool LOCAL>
 __global__ void __launch_bounds__(128 * WG * HELP, FIT)
     norm_gemm_s8_kernel(const __grid_constant__ swin_norm_gemm_s8 p, int splits, int pieces)
 {
@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(128 * WG * HELP, FIT)
         alpha[i] = line.x, bias[i] = line.y;
     }
     chain_wait();
-    fused_norm<C, S::ROWS, S::THREADS, false>(smem_base, (const __half *)p.x, p.ldx, m0, p.gemm.m, p.norm,
+    fused_norm<C, S::ROWS, S::THREADS, LOCAL>(smem_base, (const __half *)p.x, p.ldx, m0, p.gemm.m, p.norm,
                                               p.input, p.gemm.local);
 
     const int64_t row = m0 + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4;
@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(128 * WG * HELP, FIT)
 #endif
 }
 
-template <int LAST, int C, int WG, int HELP, int FIT>
+template <int LAST, int C, int WG, int HELP, int FIT, bool LOCAL>
 cudaError_t launch(cudaStream_t stream, const swin_norm_gemm_s8 *p, int multiprocessors)
 {
     using S = norm_shape<C, WG, HELP>;
@@ -102,7 +102,7 @@ cudaError_t launch(cudaStream_t stream, const swin_norm_gemm_s8 *p, int multipro
     splits = (total + pieces - 1) / pieces;
     if (tiles * splits > 0x7fffffff) return cudaErrorNotSupported;
     if (!ready) {
-        const cudaError_t e = cudaFuncSetAttribute(norm_gemm_s8_kernel<LAST, C, WG, HELP, FIT>,
+        const cudaError_t e = cudaFuncSetAttribute(norm_gemm_s8_kernel<LAST, C, WG, HELP, FIT, LOCAL>,
                                                    cudaFuncAttributeMaxDynamicSharedMemorySize,
                                                    FIXED + MOST * S::BN * 8);
         if (e != cudaSuccess) return e;
@@ -110,7 +110,7 @@ cudaError_t launch(cudaStream_t stream, const swin_norm_gemm_s8 *p, int multipro
     }
     int share = (int)splits, each = pieces;
     void *args[] = { (void *)p, &share, &each };
-    return chain_launch_pointer((const void *)norm_gemm_s8_kernel<LAST, C, WG, HELP, FIT>,
+    return chain_launch_pointer((const void *)norm_gemm_s8_kernel<LAST, C, WG, HELP, FIT, LOCAL>,
                                 (unsigned)(tiles * splits), S::THREADS, (size_t)(FIXED + pieces * S::BN * 8),
                                 stream, args);
 }
@@ -122,24 +122,34 @@ int64_t few_rows()
 }
 
 /* Past 192 channels every block's own LayerNorm costs more than a kernel for it, but where rows are few. */
-template <int LAST> cudaError_t pick(cudaStream_t stream, const swin_norm_gemm_s8 *p, int sms)
+template <int LAST, bool LOCAL> cudaError_t pick_few(cudaStream_t stream, const swin_norm_gemm_s8 *p, int sms)
 {
-    if (p->gemm.k > 192 && p->gemm.m > few_rows()) return cudaErrorNotSupported;
+    if (p->gemm.m > few_rows()) return cudaErrorNotSupported;
     switch (p->gemm.k) {
-    case 96:
-        return launch<LAST, 96, 2, 1, 3>(stream, p, sms);
-    case 128:
-        return launch<LAST, 128, 2, 1, 3>(stream, p, sms);
-    case 192:
-        return launch<LAST, 192, 2, 1, 2>(stream, p, sms);
     case 384:
-        return launch<LAST, 384, 1, 2, 2>(stream, p, sms);
+        return launch<LAST, 384, 1, 2, 2, LOCAL>(stream, p, sms);
     case 512:
-        return launch<LAST, 512, 1, 2, 1>(stream, p, sms);
+        return launch<LAST, 512, 1, 2, 1, LOCAL>(stream, p, sms);
     case 768:
-        return launch<LAST, 768, 1, 2, 1>(stream, p, sms);
+        return launch<LAST, 768, 1, 2, 1, LOCAL>(stream, p, sms);
     default:
         return cudaErrorNotSupported;
+    }
+}
+
+template <int LAST> cudaError_t pick(cudaStream_t stream, const swin_norm_gemm_s8 *p, int sms)
+{
+    if (p->gemm.local.codes)
+        return LAST == S8_GELU_CODES ? pick_few<S8_GELU_CODES, true>(stream, p, sms) : cudaErrorNotSupported;
+    switch (p->gemm.k) {
+    case 96:
+        return launch<LAST, 96, 2, 1, 3, false>(stream, p, sms);
+    case 128:
+        return launch<LAST, 128, 2, 1, 3, false>(stream, p, sms);
+    case 192:
+        return launch<LAST, 192, 2, 1, 2, false>(stream, p, sms);
+    default:
+        return pick_few<LAST, false>(stream, p, sms);
     }
 }
 

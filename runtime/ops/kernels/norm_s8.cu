@@ -33,7 +33,8 @@ __device__ __forceinline__ int64_t source_of(const norm_s8_args &p, int64_t row,
     return source * p.x.ld + (col - part * c);
 }
 
-/* VECTORS: the most that a lane holds. GROUP: lanes of a row, each with just so many vectors; 0: as p says. */
+/* VECTORS: the most that a lane holds. GROUP: lanes of a row, each with just so many vectors; 0: as p
+ * says. */
 template <int VECTORS, swin_norm_rows ROWS, bool LOCAL, int GROUP>
 __global__ void __launch_bounds__(256) norm_s8_kernel(const __grid_constant__ norm_s8_args p)
 {

@@ -76,7 +76,6 @@ __global__ void __launch_bounds__(WG * 128 + 32, FIT)
         barrier_init(empty + 8 * threadIdx.x, 4 * WG); /* the warps that read */
         barrier_init_done();
     }
-    s8_load_factors<LAST, BN, WG * 128 + 32>(alpha, bias, p, n0);
     __syncthreads();
     if (group == WG) {
         chain_start();
@@ -84,6 +83,7 @@ __global__ void __launch_bounds__(WG * 128 + 32, FIT)
         return;
     }
     int acc[BN / 8][4];
+    s8_load_factors<LAST, BN, WG * 128>(alpha, bias, p, n0);
     s8_begin<BN / 8>(acc, p, n0);
     const int64_t row = m0 + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4;
     constexpr bool EARLY = BN <=
@@ -115,6 +115,7 @@ __global__ void __launch_bounds__(WG * 128 + 32, FIT)
         if (++slot == stages) slot = 0, parity ^= 1;
     }
     wgmma_wait<0>();
+    threads_sync(1, WG * 128); /* the factors are there */
     if constexpr (EARLY)
         s8_finish<LAST, BN / 8>(p, acc, alpha, bias, row, 0, n0, &early);
     else

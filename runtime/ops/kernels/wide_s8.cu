@@ -189,10 +189,6 @@ __global__ void __launch_bounds__(S::THREADS, 1)
         barrier_init(s.rows_empty, 4 * S::WG);
         barrier_init_done();
     }
-    for (int i = threadIdx.x; i < p.n; i += S::THREADS) {
-        const float2 line = s8_line<LAST>(p, i);
-        alpha[i] = line.x, bias[i] = line.y;
-    }
     __syncthreads();
     if (threadIdx.x >= S::CONSUMERS) {
         registers_give<24>();
@@ -200,6 +196,11 @@ __global__ void __launch_bounds__(S::THREADS, 1)
         if (threadIdx.x == S::CONSUMERS) feed<S>(s, &x, &w, work);
     } else {
         registers_take<S::WG == 6 ? 80 : 160>();
+        for (int i = threadIdx.x; i < p.n; i += S::CONSUMERS) {
+            const float2 line = s8_line<LAST>(p, i);
+            alpha[i] = line.x, bias[i] = line.y;
+        }
+        threads_sync(1, S::CONSUMERS);
         chain_wait();
         consume<LAST, S>(p, s, alpha, bias, work);
     }

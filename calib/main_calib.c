@@ -188,8 +188,9 @@ static swin_status observe(swin_calib_file *f, const options *o, const swin_sess
     const swin_calib_opts run = run_opts(o);
     const swin_status st = swin_calib_run(f, s->dev, &s->config, &s->weights, s->sha256, &run, &t);
     if (st == SWIN_OK)
-        swin_note("data %.2f s, images and ranges %.2f s, recovery %.2f s, auto %.2f s", t.open_s,
-                  t.observe_s, t.recover_s, t.auto_s);
+        swin_note("data %.2f s, images and ranges %.2f s (%d times), recovery %.2f s%s%s%s, auto %.2f s",
+                  t.open_s, t.observe_s, t.looks, t.recover_s, *t.recover_parts ? " (" : "", t.recover_parts,
+                  *t.recover_parts ? ")" : "", t.auto_s);
     return st;
 }
 

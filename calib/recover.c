@@ -127,6 +127,45 @@ static swin_status load_images(swin_recover *r, swin_dataset *data)
     return st;
 }
 
+/* ---- the networks -------------------------------------------------------------------------------------------------- */
+
+swin_status recover_net(swin_recover *r, swin_net **net)
+{
+    const swin_net_opts opts = { .dtype = SWIN_F32 };
+    if (r->net_old) {
+        swin_net_free(r->net);
+        r->net = NULL;
+    }
+    r->net_old = false;
+    if (!r->net)
+        SWIN_TRY(swin_net_create(&r->net, r->dev, r->config, r->exact.block ? &r->exact : &r->w, &opts));
+    *net = r->net;
+    return SWIN_OK;
+}
+
+swin_status recover_sim(swin_recover *r, swin_sim **sim)
+{
+    if (r->sim_old) {
+        swin_sim_free(r->sim);
+        r->sim = NULL;
+    }
+    r->sim_old = false;
+    if (!r->sim) SWIN_TRY(swin_sim_create(&r->sim, r->dev, r->f, &r->w, SWIN_PER_CHANNEL));
+    *sim = r->sim;
+    return SWIN_OK;
+}
+
+void recover_changed(swin_recover *r)
+{
+    r->sim_old = true;
+    if (!r->exact.block) r->net_old = true;
+}
+
+swin_status swin_recover_net(swin_recover *r, swin_net **net)
+{
+    return recover_net(r, net);
+}
+
 /* ---- the judges -------------------------------------------------------------------------------------------------- */
 
 /* Logits of the judges, by the float network (sim NULL) or by int8-sim. */
@@ -145,14 +184,11 @@ static swin_status answers(swin_recover *r, swin_net *net, swin_sim *sim, float 
 
 static swin_status make_reference(swin_recover *r)
 {
-    const swin_net_opts opts = { .dtype = SWIN_F32 };
     swin_net *net;
     r->reference = malloc((size_t)r->judges * (size_t)r->config->num_classes * sizeof *r->reference);
     if (!r->reference) return swin_fail(SWIN_ERR_MEM, "--recover: no memory for logits");
-    SWIN_TRY(swin_net_create(&net, r->dev, r->config, r->before, &opts));
-    const swin_status st = answers(r, net, NULL, r->reference);
-    swin_net_free(net);
-    return st;
+    SWIN_TRY(recover_net(r, &net));
+    return answers(r, net, NULL, r->reference);
 }
 
 swin_status recover_judge(swin_recover *r, double *db, double *agreement)
@@ -160,10 +196,10 @@ swin_status recover_judge(swin_recover *r, double *db, double *agreement)
     const int classes = r->config->num_classes;
     const size_t n = (size_t)r->judges * (size_t)classes;
     swin_accuracy a = { 0 };
-    swin_sim *sim = NULL;
+    swin_sim *sim;
     float *logits = malloc(n * sizeof *logits);
     if (!logits) return swin_fail(SWIN_ERR_MEM, "--recover: no memory for logits");
-    swin_status st = swin_sim_create(&sim, r->dev, r->f, &r->w, SWIN_PER_CHANNEL);
+    swin_status st = recover_sim(r, &sim);
     if (st == SWIN_OK) st = answers(r, NULL, sim, logits);
     for (int i = 0, label = 0; st == SWIN_OK && i < r->judges; i++) { /* top-1 is not asked for */
         const size_t at = (size_t)i * (size_t)classes;
@@ -171,7 +207,6 @@ swin_status recover_judge(swin_recover *r, double *db, double *agreement)
     }
     *db = swin_accuracy_sqnr(&a);
     *agreement = swin_accuracy_agreement(&a);
-    swin_sim_free(sim);
     free(logits);
     return st;
 }
@@ -187,7 +222,9 @@ static double storable(double db)
 static swin_status account(swin_recover *r, swin_recover_step *step)
 {
     double db, agreement;
+    const double start = swin_now();
     SWIN_TRY(recover_judge(r, &db, &agreement));
+    r->judge_s += swin_now() - start;
     if (step) {
         step->before_db = storable(r->db);
         step->after_db = storable(db);
@@ -228,8 +265,10 @@ static swin_status run_method(swin_recover *r, int i, swin_recover_step **pendin
     snprintf(step->method, sizeof step->method, "%s", m->name);
     const double start = swin_now(), walk = r->walk_s, product = r->product_s;
     const swin_status st = m->run(r, step->changed, sizeof step->changed);
-    swin_detail("recover: %s took %.2f s: walks %.2f, products %.2f", m->name, swin_now() - start,
-                r->walk_s - walk, r->product_s - product);
+    if (!m->follows) recover_changed(r);
+    r->took_s[i] = swin_now() - start;
+    swin_detail("recover: %s took %.2f s: walks %.2f, products %.2f", m->name, r->took_s[i], r->walk_s - walk,
+                r->product_s - product);
     r->done |= 1u << i;
     *pending = step;
     return st == SWIN_OK ? st : swin_fail_context(st, "--recover, %s", m->name);
@@ -237,16 +276,16 @@ static swin_status run_method(swin_recover *r, int i, swin_recover_step **pendin
 
 static swin_status run_and_judge(swin_recover *r, int i)
 {
-    recover_saved saved;
+    recover_saved saved = { 0 };
     swin_recover_step *step;
-    SWIN_TRY(recover_save(&saved, r));
+    if (methods[i]->guarded) SWIN_TRY(recover_save(&saved, r));
     swin_status st = run_method(r, i, &step);
     if (st == SWIN_OK) st = methods[i]->guarded ? account_or_undo(r, step, &saved) : account(r, step);
     recover_saved_free(&saved);
     return st;
 }
 
-swin_status swin_recover_run(swin_recover *r, swin_recover_when when)
+static swin_status run(swin_recover *r, swin_recover_when when)
 {
     swin_recover_step *last = NULL;
     /* A method that ran BEFORE is measured once the ranges of its network are known, which is now. */
@@ -261,6 +300,34 @@ swin_status swin_recover_run(swin_recover *r, swin_recover_when when)
     if (when == SWIN_RECOVER_BEFORE) return SWIN_OK;
     swin_weights before = *r->before; /* views: only read */
     return swin_corrections_collect(&r->f->corrections, r->config, &before, &r->w);
+}
+
+/* ---- times ------------------------------------------------------------------------------------------------------- */
+
+static double told(const swin_recover *r)
+{
+    double sum = r->open_s + r->judge_s;
+    for (int i = 0; methods[i]; i++) sum += r->took_s[i];
+    return sum;
+}
+
+swin_status swin_recover_run(swin_recover *r, swin_recover_when when)
+{
+    const double start = swin_now(), before = told(r);
+    const swin_status st = run(r, when);
+    r->other_s += swin_now() - start - (told(r) - before);
+    return st;
+}
+
+void swin_recover_timing(const swin_recover *r, char *text, size_t size, double *sum)
+{
+    int at = snprintf(text, size, "images %.2f", r->open_s);
+    for (int i = 0; methods[i]; i++)
+        if ((r->done >> i & 1) && at >= 0 && (size_t)at < size)
+            at += snprintf(text + at, size - (size_t)at, ", %s %.2f", methods[i]->name, r->took_s[i]);
+    if (at >= 0 && (size_t)at < size)
+        snprintf(text + at, size - (size_t)at, ", judging %.2f, copies %.2f", r->judge_s, r->other_s);
+    *sum = told(r) + r->other_s;
 }
 
 const swin_weights *swin_recover_weights(const swin_recover *r)
@@ -285,12 +352,14 @@ swin_status swin_recover_open(swin_recover **out, swin_dev *dev, const swin_conf
     *out = NULL;
     swin_recover *r = calloc(1, sizeof *r);
     if (!r) return swin_fail(SWIN_ERR_MEM, "--recover: no memory");
+    const double start = swin_now();
     *r = (swin_recover){ .dev = dev, .config = c, .before = w, .f = f, .o = *o };
     swin_status st = choose_images(r);
     if (st == SWIN_OK) st = swin_weights_clone(&r->w, w, c);
     if (st == SWIN_OK) st = swin_pool_create(&r->pool, o->threads);
     if (st == SWIN_OK) st = load_images(r, data);
     if (st == SWIN_OK) st = make_reference(r);
+    r->open_s = swin_now() - start;
     if (st != SWIN_OK) {
         swin_recover_close(r);
         return st;
@@ -302,6 +371,8 @@ swin_status swin_recover_open(swin_recover **out, swin_dev *dev, const swin_conf
 void swin_recover_close(swin_recover *r)
 {
     if (!r) return;
+    swin_net_free(r->net);
+    swin_sim_free(r->sim);
     swin_weights_free(&r->w);
     swin_weights_free(&r->exact);
     swin_pool_free(r->pool);

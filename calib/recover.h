@@ -11,6 +11,7 @@
 #include "data/loader.h"
 #include "quant/calib_file.h"
 #include "runtime/ops/ops.h"
+#include "runtime/swin/net.h"
 
 #define SWIN_RECOVER_IMAGES 80
 
@@ -25,6 +26,7 @@ typedef struct swin_recover_method {
     const char *name, *help;
     unsigned levels; /* which levels include it */
     swin_recover_when when;
+    bool follows; /* the network that judges, recover_sim(), has been given whatever it changed */
     bool
         guarded; /* is undone when the images held back lose by it; AFTER only. Not for a method that counts on one that
                    * follows, as all that leave means to `bias` do */
@@ -57,6 +59,12 @@ void swin_recover_close(swin_recover *r); /* NULL is fine */
 
 /* The calibration images that it works on. */
 const size_t *swin_recover_indices(const swin_recover *r, size_t *count);
+
+/* The float network of these weights, to be walked with f's factors: r's own, valid until a method runs. */
+swin_status swin_recover_net(swin_recover *r, swin_net **net);
+
+/* Seconds spent so far, in words: reading images, each method, judging. Their sum goes to *sum. */
+void swin_recover_timing(const swin_recover *r, char *text, size_t size, double *sum);
 
 /* The weights as changed so far: the float network that they make with f's factors is the same as at the start, until a
  * method that runs AFTER changes it. */

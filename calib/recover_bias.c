@@ -118,7 +118,7 @@ static int mend(const place *p, const means *f, const means *q, int images, floa
 
 typedef struct job {
     swin_recover *r;
-    swin_net *net;
+    swin_net *net; /* r's */
     swin_sim *sim;
     recover_walk f, q; /* float and quantized, abreast */
     int changed;
@@ -155,7 +155,7 @@ static swin_status correct_place(job *j, const place *p, const means *f, int sta
     if (st == SWIN_OK && !(shift = malloc((size_t)p->channels * sizeof *shift)))
         st = swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d channels", p->channels);
     if (st == SWIN_OK) j->changed += mend(p, f, &q, r->fit, shift);
-    if (st == SWIN_OK) st = swin_sim_reload(j->sim, part, &r->w);
+    if (st == SWIN_OK) st = swin_sim_reload_biases(j->sim, part, &r->w);
     if (st == SWIN_OK && last) st = shift_stream(j, part, shift);
     free(shift);
     free(q.mean);
@@ -198,16 +198,13 @@ static swin_status correct_all(job *j)
 
 static swin_status correct_biases(swin_recover *r, char *changed, size_t size)
 {
-    const swin_net_opts opts = { .dtype = SWIN_F32 };
     job j = { .r = r };
-    swin_status st = swin_net_create(&j.net, r->dev, r->config, &r->exact, &opts);
-    if (st == SWIN_OK) st = swin_sim_create(&j.sim, r->dev, r->f, &r->w, SWIN_PER_CHANNEL);
+    swin_status st = recover_net(r, &j.net);
+    if (st == SWIN_OK) st = recover_sim(r, &j.sim);
     if (st == SWIN_OK) st = correct_all(&j);
     snprintf(changed, size, "%d biases", j.changed);
     recover_walk_end(&j.f);
     recover_walk_end(&j.q);
-    swin_sim_free(j.sim);
-    swin_net_free(j.net);
     return st;
 }
 
@@ -217,5 +214,6 @@ const swin_recover_method swin_recover_bias = {
     .levels = SWIN_RECOVER_FAST | SWIN_RECOVER_BEST,
     .when = SWIN_RECOVER_AFTER,
     .guarded = true,
+    .follows = true,
     .run = correct_biases,
 };

@@ -83,16 +83,14 @@ static swin_status center_part(recover_walk *k, int *count)
 static swin_status center(swin_recover *r, char *changed, size_t size)
 {
     const int parts = swin_output_count(r->config);
-    const swin_net_opts opts = { .dtype = SWIN_F32 };
     int count = 0;
     swin_net *net;
     recover_walk k = { 0 };
-    SWIN_TRY(swin_net_create(&net, r->dev, r->config, &r->w, &opts));
+    SWIN_TRY(recover_net(r, &net));
     swin_status st = recover_walk_begin(&k, r, net, NULL);
     while (st == SWIN_OK && k.part < parts - 1) st = center_part(&k, &count);
     snprintf(changed, size, "%d channels", count);
     recover_walk_end(&k);
-    swin_net_free(net);
     return st;
 }
 

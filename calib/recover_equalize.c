@@ -245,11 +245,10 @@ static swin_status equalize_merge(recover_view *v, counts *n)
 static swin_status equalize(swin_recover *r, char *changed, size_t size)
 {
     const int parts = swin_output_count(r->config);
-    const swin_net_opts opts = { .dtype = SWIN_F32 };
     counts n = { 0 };
     swin_net *net;
     recover_walk k = { 0 };
-    SWIN_TRY(swin_net_create(&net, r->dev, r->config, &r->w, &opts));
+    SWIN_TRY(recover_net(r, &net));
     swin_status st = recover_walk_begin(&k, r, net, NULL);
     while (st == SWIN_OK && k.part < parts - 1) {
         recover_view v;
@@ -261,7 +260,6 @@ static swin_status equalize(swin_recover *r, char *changed, size_t size)
              n.hidden);
 done:
     recover_walk_end(&k);
-    swin_net_free(net);
     return st;
 }
 

@@ -21,7 +21,10 @@ struct swin_recover {
     swin_calib_file *f;
     swin_recover_opts o;
     swin_pool *pool;
-    size_t *indices; /* owned: [count] images chosen, broken ones included */
+    swin_net *net;         /* owned: the float network, for recover_net */
+    swin_sim *sim;         /* owned: the quantized one, for recover_sim */
+    bool net_old, sim_old; /* w has become another one since */
+    size_t *indices;       /* owned: [count] images chosen, broken ones included */
     size_t count;
     float *pixels;   /* owned: [fit + judges][3][S][S], the judges last */
     int fit, judges; /* with very few images they are the same ones: then [fit] alone */
@@ -31,9 +34,18 @@ struct swin_recover {
     void *room[2];    /* owned, dev's memory: what products read and make; grows */
     size_t room_bytes[2];
     double walk_s, product_s; /* seconds spent so far: in walks; in products */
-    double db;                /* SQNR of the judges' logits, as measured last */
+    double open_s, judge_s, took_s[SWIN_RECOVER_STEPS_MAX],
+        other_s; /* all of them: took_s by row of the table */
+    double db;   /* SQNR of the judges' logits, as measured last */
     bool measured;
 };
+
+/* The float network as it was when the first method AFTER began, before that of w; and the network that f and w make, quantized.
+ * Both are r's, kept until a method changes w: what does so while it still needs them says recover_changed(), or gives the
+ * second one the changed parts anew. */
+swin_status recover_net(swin_recover *r, swin_net **net);
+swin_status recover_sim(swin_recover *r, swin_sim **sim);
+void recover_changed(swin_recover *r);
 
 /* SQNR of the judges' logits, with f's scales and w, and the percentage with fp32's top-1. */
 swin_status recover_judge(swin_recover *r, double *db, double *agreement);

@@ -55,7 +55,6 @@ static swin_status part_outputs(recover_walk *k, int *count)
 static swin_status outputs(swin_recover *r, char *changed, size_t size)
 {
     const int parts = swin_output_count(r->config);
-    const swin_net_opts opts = { .dtype = SWIN_F32 };
     int count = 0;
     swin_net *net = NULL;
     recover_walk k = { 0 };
@@ -65,12 +64,11 @@ static swin_status outputs(swin_recover *r, char *changed, size_t size)
         snprintf(changed, size, "the %s backend rounds with one scale for a tensor", r->dev->ops->name);
         return SWIN_OK;
     }
-    SWIN_TRY(swin_net_create(&net, r->dev, r->config, &r->exact, &opts));
+    SWIN_TRY(recover_net(r, &net));
     swin_status st = recover_walk_begin(&k, r, net, NULL);
     while (st == SWIN_OK && k.part < parts - 1) st = part_outputs(&k, &count);
     snprintf(changed, size, "%d products with a scale for each channel: not for per-tensor engines", count);
     recover_walk_end(&k);
-    swin_net_free(net);
     return st;
 }
 

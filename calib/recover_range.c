@@ -237,16 +237,14 @@ static swin_status part_ranges(recover_walk *k, int *count)
 static swin_status ranges(swin_recover *r, char *changed, size_t size)
 {
     const int parts = swin_output_count(r->config);
-    const swin_net_opts opts = { .dtype = SWIN_F32 };
     int count = 0;
     swin_net *net;
     recover_walk k = { 0 };
-    SWIN_TRY(swin_net_create(&net, r->dev, r->config, &r->exact, &opts));
+    SWIN_TRY(recover_net(r, &net));
     swin_status st = recover_walk_begin(&k, r, net, NULL);
     while (st == SWIN_OK && k.part < parts - 1) st = part_ranges(&k, &count);
     snprintf(changed, size, "%d ranges", count);
     recover_walk_end(&k);
-    swin_net_free(net);
     return st;
 }
 
@@ -255,5 +253,6 @@ const swin_recover_method swin_recover_ranges = {
     .help = "ranges with the smallest error of the GEMM that reads the tensor",
     .levels = SWIN_RECOVER_FAST | SWIN_RECOVER_BEST,
     .when = SWIN_RECOVER_AFTER,
+    .follows = true,
     .run = ranges,
 };

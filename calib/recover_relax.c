@@ -91,6 +91,7 @@ static swin_status apply(job *j)
     swin_recover *r = j->r;
     for (int i = 0; i < j->count; i++)
         if (j->units[i].relaxed) swin_relax_set(r->f, &j->units[i], true);
+    recover_changed(r);
     return swin_relax_weights(&r->w, &r->exact, r->f);
 }
 

@@ -365,12 +365,11 @@ static swin_status round_weights(swin_recover *r, char *changed, size_t size)
     recover_walk k = { 0 };
     swin_sim *sim;
     int count = 0;
-    SWIN_TRY(swin_sim_create(&sim, r->dev, r->f, &r->w, SWIN_PER_CHANNEL));
+    SWIN_TRY(recover_sim(r, &sim));
     swin_status st = recover_walk_begin(&k, r, NULL, sim);
     while (st == SWIN_OK && k.part < parts - 1) st = round_part(&k, &count);
     snprintf(changed, size, "%d weights", count);
     recover_walk_end(&k);
-    swin_sim_free(sim);
     return st;
 }
 
@@ -379,5 +378,6 @@ const swin_recover_method swin_recover_round = {
     .help = "weight codes that make up for each other's rounding, given the inputs",
     .levels = SWIN_RECOVER_BEST,
     .when = SWIN_RECOVER_AFTER,
+    .follows = true,
     .run = round_weights,
 };

@@ -51,6 +51,7 @@ void recover_restore(swin_recover *r, recover_saved *s)
     r->w = s->w;
     s->w = w;
     swin_relaxation_free(&f->relaxation); /* only the last method makes one */
+    recover_changed(r);
 }
 
 void recover_saved_free(recover_saved *s)

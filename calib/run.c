@@ -18,7 +18,8 @@ typedef struct run {
     size_t *chosen, nchosen;
     size_t *held, nheld; /* back, for --int8-mode auto */
     swin_loader *loader;
-    swin_net *net;
+    swin_net *net; /* recovery's, or our own */
+    bool own_net;
     swin_stats *stats;
     unsigned methods;      /* of recovery: those asked for, and what the calibrator needs */
     swin_recover *recover; /* NULL: none */
@@ -72,14 +73,18 @@ static swin_status open_all(run *r, swin_dev *dev, const swin_config *c, const s
     /* Compat's first tensor fixes the bins: it must be the whole first batch. */
     const swin_net_opts no = { .dtype = SWIN_F32,
                                .chunk = r->o->histogram == SWIN_HIST_COMPAT ? r->o->batch : 0 };
-    SWIN_TRY(swin_net_create(&r->net, dev, c, w, &no));
+    r->own_net = !r->recover || no.chunk;
+    if (r->own_net)
+        SWIN_TRY(swin_net_create(&r->net, dev, c, w, &no));
+    else
+        SWIN_TRY(swin_recover_net(r->recover, &r->net));
     return swin_stats_create(&r->stats, dev, c, r->o->histogram);
 }
 
 static void close_all(run *r)
 {
     swin_stats_free(r->stats);
-    swin_net_free(r->net);
+    if (r->own_net) swin_net_free(r->net);
     swin_loader_close(r->loader);
     r->stats = NULL;
     r->net = NULL;
@@ -220,22 +225,38 @@ static swin_status describe(run *r, swin_dev *dev, const swin_config *c, const c
 }
 
 /* Show images to the float network of w and choose ranges, for the file as it stands. */
-static swin_status look(run *r, swin_dev *dev, const swin_weights *w, const size_t *indices, size_t count,
-                        bool record)
+static swin_status look_at(run *r, swin_dev *dev, const swin_weights *w, const size_t *indices, size_t count,
+                           bool record)
 {
+    const double start = swin_now();
     SWIN_TRY(open_all(r, dev, &r->f->config, w, indices, count));
+    const double opened = swin_now();
     SWIN_TRY(observe_images(r, count));
+    const double shown = swin_now();
     if (record) SWIN_TRY(record_images(r));
     SWIN_TRY(swin_stats_weights(r->stats, w));
+    const double weighed = swin_now();
     SWIN_TRY(choose_ranges(r));
     SWIN_TRY(swin_calib_weight_ranges(r->f, w));
+    swin_detail("network %.2f s, images %.2f, weights %.2f, ranges %.2f", opened - start, shown - opened,
+                weighed - shown, swin_now() - weighed);
     return swin_calib_file_derive(r->f, r->o->mode);
+}
+
+static swin_status look(run *r, swin_dev *dev, const swin_weights *w, const size_t *indices, size_t count,
+                        bool record, swin_calib_timing *t)
+{
+    const double start = swin_now();
+    const swin_status st = look_at(r, dev, w, indices, count, record);
+    t->observe_s += swin_now() - start;
+    t->looks++;
+    return st;
 }
 
 /* The methods that change what will be observed, and the ranges that they are measured against: those of the images that
  * recovery works on. *seen: these were all the images, and nothing has changed since. */
 static swin_status prepare_recovery(run *r, swin_dev *dev, const swin_config *c, const swin_weights *w,
-                                    bool *seen)
+                                    bool *seen, swin_calib_timing *t)
 {
     const swin_recover_opts ro = { .methods = r->methods,
                                    .threads = r->o->threads,
@@ -246,9 +267,9 @@ static swin_status prepare_recovery(run *r, swin_dev *dev, const swin_config *c,
     SWIN_TRY(swin_recover_open(&r->recover, dev, c, w, r->f, r->data, &ro));
     const size_t *indices = swin_recover_indices(r->recover, &count);
     *seen = count == r->nchosen && !swin_recover_has(r->recover, SWIN_RECOVER_BEFORE);
-    if (*seen) return look(r, dev, w, indices, count, true);
+    if (*seen) return look(r, dev, w, indices, count, true, t);
     while (swin_recover_has(r->recover, SWIN_RECOVER_BEFORE)) {
-        const swin_status st = look(r, dev, swin_recover_weights(r->recover), indices, count, false);
+        const swin_status st = look(r, dev, swin_recover_weights(r->recover), indices, count, false, t);
         close_all(r);
         SWIN_TRY(st);
         SWIN_TRY(swin_recover_run(r->recover, SWIN_RECOVER_BEFORE));
@@ -283,15 +304,15 @@ static swin_status calibrate(run *r, swin_dev *dev, const swin_config *c, const 
     SWIN_TRY(describe(r, dev, c, sha));
     SWIN_TRY(choose_images(r));
     t->open_s = swin_now() - start;
-    if (r->methods) SWIN_TRY(prepare_recovery(r, dev, c, w, &seen));
+    if (r->methods) SWIN_TRY(prepare_recovery(r, dev, c, w, &seen, t));
     if (!seen)
         SWIN_TRY(
-            look(r, dev, r->recover ? swin_recover_weights(r->recover) : w, r->chosen, r->nchosen, true));
-    t->observe_s = swin_now() - start - t->open_s;
+            look(r, dev, r->recover ? swin_recover_weights(r->recover) : w, r->chosen, r->nchosen, true, t));
     if (r->recover) SWIN_TRY(swin_recover_run(r->recover, SWIN_RECOVER_AFTER));
-    t->recover_s = swin_now() - start - t->open_s - t->observe_s;
+    if (r->recover) swin_recover_timing(r->recover, t->recover_parts, sizeof t->recover_parts, &t->recover_s);
+    const double relaxing = swin_now();
     if (r->nheld) SWIN_TRY(relax(r, dev, c, w));
-    t->auto_s = swin_now() - start - t->open_s - t->observe_s - t->recover_s;
+    t->auto_s = swin_now() - relaxing;
     return SWIN_OK;
 }
 

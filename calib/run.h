@@ -27,6 +27,8 @@ typedef struct swin_calib_opts {
 
 typedef struct swin_calib_timing {
     double open_s, observe_s, recover_s, auto_s; /* printed, never stored */
+    int looks;                                   /* at images, that observe_s is the sum of */
+    char recover_parts[256];                     /* of recover_s, in words; "": no recovery */
 } swin_calib_timing;
 
 /* Fill f (created here). c and w describe the checkpoint; sha its hash. */

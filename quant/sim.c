@@ -125,6 +125,12 @@ swin_status swin_sim_reload(swin_sim *s, int part, const swin_weights *w)
     return swin_net_reload(s->net, part, &s->w);
 }
 
+/* s->w keeps the old ones: what is read of it later, a reload takes anew. */
+swin_status swin_sim_reload_biases(swin_sim *s, int part, const swin_weights *w)
+{
+    return swin_net_reload_biases(s->net, part, w);
+}
+
 /* The record of an activation that is quantized here, NULL for none. */
 static const swin_site_record *quantized(const swin_sim *s, swin_site site)
 {

@@ -17,6 +17,8 @@ void swin_sim_free(swin_sim *sim); /* NULL is fine */
 /* Take one part's weights (runtime/swin/net.h, swin_net_reload), f's ranges for them and its kind of softmax anew. What else
  * f says of activations needs nothing: it is read whenever a site passes. */
 swin_status swin_sim_reload(swin_sim *sim, int part, const swin_weights *w);
+/* The norms and biases of one block alone (swin_net_reload_biases). */
+swin_status swin_sim_reload_biases(swin_sim *sim, int part, const swin_weights *w);
 
 /* As swin_net_forward_parts, quantized. `also` as below. */
 swin_status swin_sim_forward_parts(swin_sim *sim, int first, int end, const float *in, int batch, float *out,

@@ -85,6 +85,9 @@ swin_status swin_net_forward_parts(swin_net *net, int first, int end, const floa
  * that are not plain float32. */
 swin_status swin_net_reload(swin_net *net, int part, const swin_weights *w);
 
+/* The same for a block whose norms and biases alone are others: much less work. */
+swin_status swin_net_reload_biases(swin_net *net, int part, const swin_weights *w);
+
 /* How one block makes its attention probabilities from now on (swin_net_opts.softmax is for all). SWIN_ERR_VALUE: there is no
  * such block. */
 swin_status swin_net_set_softmax(swin_net *net, int stage, int block, swin_softmax softmax);

@@ -193,6 +193,30 @@ swin_status net_reload_block(swin_net *net, int stage, int block, const swin_blo
     return put_layers(net, b, stage, block, w);
 }
 
+/* A prepared layer holds its bias as it came. */
+static swin_status reload_bias(swin_net *net, const swin_linear *l, const float *bias)
+{
+    if (!l->bias || !bias) return SWIN_OK;
+    return net->ops->upload(net->dev, (void *)(uintptr_t)l->bias, bias, (size_t)l->out * sizeof *bias);
+}
+
+swin_status net_reload_biases(swin_net *net, int stage, int block, const swin_block_weights *w)
+{
+    net_block *b = &net->stages[stage].blocks[block];
+    const int c = net->stages[stage].shape.channels;
+    const float *bias;
+    float *joined;
+    SWIN_TRY(reload_norm(net, &b->norm1, w->norm1_weight, w->norm1_bias, c));
+    SWIN_TRY(reload_norm(net, &b->norm2, w->norm2_weight, w->norm2_bias, c));
+    SWIN_TRY(reload_bias(net, &b->proj.l, w->proj_bias));
+    SWIN_TRY(reload_bias(net, &b->fc1.l, w->fc1_bias));
+    SWIN_TRY(reload_bias(net, &b->fc2.l, w->fc2_bias));
+    SWIN_TRY(qkv_bias(&bias, &joined, w, c));
+    const swin_status st = reload_bias(net, &b->qkv.l, bias);
+    free(joined);
+    return st;
+}
+
 swin_status net_reload_merge(swin_net *net, int stage, const swin_stage_weights *w)
 {
     net_stage *s = &net->stages[stage];

@@ -99,6 +99,7 @@ swin_status net_build(swin_net *net, const swin_weights *w);
 
 /* Norms and Linear layers of a block or merge from other weights. A failure leaves layers without weights. */
 swin_status net_reload_block(swin_net *net, int stage, int block, const swin_block_weights *w);
+swin_status net_reload_biases(swin_net *net, int stage, int block, const swin_block_weights *w);
 swin_status net_reload_merge(swin_net *net, int stage, const swin_stage_weights *w);
 
 /* Make the activation buffers fit a batch; with_scores: also the attention scores of one chunk. */

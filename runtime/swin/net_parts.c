@@ -63,16 +63,33 @@ swin_status swin_net_forward_parts(swin_net *net, int first, int end, const floa
     return out ? give_output(net, end, batch, out) : SWIN_OK;
 }
 
-swin_status swin_net_reload(swin_net *net, int part, const swin_weights *w)
+/* The stage of a part that can be given new weights, and its place in it. */
+static swin_status reloadable(int *stage, int *place, const swin_net *net, int part)
 {
     const swin_config *c = &net->config;
     if (part < 1 || part + 1 >= swin_output_count(c) || net->opts.dtype != SWIN_F32 || net->planned)
         return swin_fail(SWIN_ERR_UNSUPPORTED, "part %d of this network cannot be given new weights", part);
-    int place;
-    const int stage = place_of(c, part, &place);
+    *stage = place_of(c, part, place);
+    return SWIN_OK;
+}
+
+swin_status swin_net_reload(swin_net *net, int part, const swin_weights *w)
+{
+    int stage, place;
+    SWIN_TRY(reloadable(&stage, &place, net, part));
     net_drop_replays(net);
-    return place < c->depths[stage] ? net_reload_block(net, stage, place, &w->stages[stage].blocks[place])
-                                    : net_reload_merge(net, stage, &w->stages[stage]);
+    return place < net->config.depths[stage]
+               ? net_reload_block(net, stage, place, &w->stages[stage].blocks[place])
+               : net_reload_merge(net, stage, &w->stages[stage]);
+}
+
+swin_status swin_net_reload_biases(swin_net *net, int part, const swin_weights *w)
+{
+    int stage, place;
+    SWIN_TRY(reloadable(&stage, &place, net, part));
+    if (place == net->config.depths[stage])
+        return swin_fail(SWIN_ERR_UNSUPPORTED, "part %d of this network is no block", part);
+    return net_reload_biases(net, stage, place, &w->stages[stage].blocks[place]);
 }
 
 swin_status swin_net_set_softmax(swin_net *net, int stage, int block, swin_softmax softmax)

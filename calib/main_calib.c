@@ -48,7 +48,7 @@ static const swin_field fields[] = {
       "exact|compat"),
     F(recover, STR, 0, 0, "NAME",
       "accuracy recovery without training: none, fast, best, or its methods by name, separated by commas: "
-      "center, equalize, ranges, round, bias, relax",
+      "center, equalize, ranges, outputs, round, bias, relax",
       NULL),
     { "With --int8-mode auto (on images held back):", SWIN_FIELD_HEADING, 0, 0, 0, NULL, NULL, NULL },
     F(min_agreement, DOUBLE, 0, 100, "PERCENT", "fp32's top-1 on so many of them; 0: no such limit", NULL),

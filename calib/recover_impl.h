@@ -157,6 +157,13 @@ swin_status recover_column_ranges(swin_recover *r, float *top, const float *x, i
 swin_status recover_linear(swin_recover *r, float *y, const float *x, int rows, const float *w,
                            const float *bias, int n, int k);
 
+/* ---- recover_covariance.c -------------------------------------------------------------------------------------------- */
+
+/* h [k][k]: covariance of the columns of x. */
+swin_status recover_covariance(swin_recover *r, float *h, const recover_samples *x);
+/* In place: the lower half of l [k][k] becomes L of L L^T; the upper half is not read. SWIN_ERR_VALUE: not positive. */
+swin_status recover_cholesky(swin_recover *r, double *l, int k);
+
 /* ---- recover_view.c: a block as methods look at it ---------------------------------------------------------------- */
 
 typedef struct recover_view {

@@ -14,6 +14,7 @@
 
 #include "calib/recover_impl.h"
 #include "runtime/base/log.h"
+#include "runtime/base/wide.h"
 #include "runtime/swin/outputs.h"
 
 enum { ROWS = 4096, LANES = 16, SHRINKS = 8, CONFIRM = 8 }; /* one image in eight confirms */
@@ -38,23 +39,6 @@ typedef struct rounder {
 
 /* ---- the inputs' covariance ----------------------------------------------------------------------------------------- */
 
-/* h [k][k] = covariance of the columns of x. */
-static swin_status covariance(swin_recover *r, float *h, const recover_samples *x)
-{
-    const size_t rows = (size_t)x->rows, k = (size_t)x->cols;
-    float *t = malloc(rows * k * sizeof *t); /* [k][rows] */
-    if (!t) return swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d x %d samples", x->rows, x->cols);
-    for (size_t i = 0; i < k; i++) {
-        double sum = 0;
-        for (size_t n = 0; n < rows; n++) sum += (double)x->x[n * k + i];
-        const double mean = sum / (double)rows, scale = 1 / sqrt((double)rows);
-        for (size_t n = 0; n < rows; n++) t[i * rows + n] = (float)(((double)x->x[n * k + i] - mean) * scale);
-    }
-    const swin_status st = recover_linear(r, h, t, (int)k, t, NULL, (int)k, (int)rows);
-    free(t);
-    return st;
-}
-
 typedef struct keyed {
     float key;
     int index;
@@ -78,59 +62,11 @@ static swin_status sort_inputs(rounder *o, const float *h)
     return SWIN_OK;
 }
 
-/* Eight sums, so that the order of additions is fixed and the loop can still be a vector's. */
-static double dot(const double *a, const double *b, int n)
-{
-    double s[8] = { 0 };
-    int i = 0;
-    for (; i + 8 <= n; i += 8)
-        for (int j = 0; j < 8; j++) s[j] += a[i + j] * b[i + j];
-    for (; i < n; i++) s[0] += a[i] * b[i];
-    return ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]));
-}
-
-/* One column of L after the other; the rows below it on all threads. */
-typedef struct column {
-    double *l;
-    int k, j, step;
-} column;
-
-static swin_status column_rows(void *user, size_t task, int worker)
-{
-    (void)worker;
-    const column *c = user;
-    const size_t k = (size_t)c->k;
-    const int from = c->j + 1 + (int)task * c->step, to = from + c->step < c->k ? from + c->step : c->k;
-    const double *lj = c->l + (size_t)c->j * k;
-    for (int i = from; i < to; i++) {
-        double *li = c->l + (size_t)i * k;
-        li[c->j] = (li[c->j] - dot(li, lj, c->j)) / lj[c->j];
-    }
-    return SWIN_OK;
-}
-
-static swin_status cholesky(swin_pool *pool, double *l, int k)
-{
-    for (int j = 0; j < k; j++) {
-        double *lj = l + (size_t)j * (size_t)k;
-        const double d = lj[j] - dot(lj, lj, j);
-        if (!(d > 0)) return swin_fail(SWIN_ERR_VALUE, "the inputs' covariance is not positive");
-        lj[j] = sqrt(d);
-        column c = { l, k, j, 128 };
-        const int below = k - 1 - j;
-        if (below > 0 && j > 256)
-            SWIN_TRY(swin_pool_run(pool, (size_t)(below + c.step - 1) / (size_t)c.step, column_rows, &c));
-        else
-            for (int t = 0; t * c.step < below; t++) (void)column_rows(&c, (size_t)t, 0);
-    }
-    return SWIN_OK;
-}
-
 static swin_status factorise(rounder *o, const recover_samples *x)
 {
     const size_t k = (size_t)o->k;
     float *h = malloc(k * k * sizeof *h);
-    swin_status st = h ? covariance(o->r, h, x)
+    swin_status st = h ? recover_covariance(o->r, h, x)
                        : swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d inputs", o->k);
     if (st == SWIN_OK) st = sort_inputs(o, h);
     double mean = 0;
@@ -143,14 +79,19 @@ static swin_status factorise(rounder *o, const recover_samples *x)
         o->l[i * k + i] = o->variance[i] + 1e-3 * mean + 1e-20;
     }
     free(h);
-    return st == SWIN_OK ? cholesky(o->r->pool, o->l, o->k) : st;
+    return st == SWIN_OK ? recover_cholesky(o->r, o->l, o->k) : st;
 }
 
 /* ---- codes ------------------------------------------------------------------------------------------------------------ */
 
-static double code_of(double w, double inverse)
+/* Clamped first: the ends are whole. Half to even without a call: the sum leaves no room for a fraction. */
+static inline double code_of(double w, double inverse)
 {
-    return fmin(fmax(nearbyint(w * inverse), -127.0), 127.0);
+    const double whole = 6755399441055744.0; /* 1.5 * 2^52 */
+    double v = w * inverse;
+    v = v > -127.0 ? v : -127.0;
+    v = v < 127.0 ? v : 127.0;
+    return (v + whole) - whole;
 }
 
 /* The range of one output channel with the least error of plain rounding, each input weighed by its variance. */
@@ -173,6 +114,18 @@ static float channel_range(const rounder *o, const float *w, float amax)
     return best_amax;
 }
 
+/* t [lanes] = sum over i > j of e_i L_ij, the last input first. */
+static SWIN_WIDE_BODY void carry_body(double *restrict t, const double *restrict e,
+                                      const double *restrict row, int k, int j, int lanes)
+{
+    for (int i = k - 1; i > j; i--) {
+        const double l = row[i];
+        for (int n = 0; n < lanes; n++) t[n] += e[(size_t)i * (size_t)lanes + (size_t)n] * l;
+    }
+}
+SWIN_WIDE(carry, (double *t, const double *e, const double *row, int k, int j, int lanes),
+          (t, e, row, k, j, lanes))
+
 /* LANES output channels at once. */
 static swin_status round_rows(void *user, size_t task, int worker)
 {
@@ -192,10 +145,7 @@ static swin_status round_rows(void *user, size_t task, int worker)
     for (int j = o->k - 1; j >= 0; j--) {
         double t[LANES] = { 0 };
         const double *row = o->l + (size_t)j * k; /* L_ij lies at row[i] */
-        for (int i = o->k - 1; i > j; i--) {
-            const double l = row[i];
-            for (int n = 0; n < LANES; n++) t[n] += e[(size_t)i * LANES + (size_t)n] * l;
-        }
+        carry(t, e, row, o->k, j, LANES);
         const double diagonal = row[j];
         for (int n = 0; n < count; n++) {
             float *w = &o->w[(size_t)(first + n) * k + (size_t)o->order[j]];

@@ -66,12 +66,21 @@ __device__ __forceinline__ float s8_code_of_share(float share, float lo, float h
     return fminf(fmaf(share, S8_SPAN, lo), hi);
 }
 
-/* The low bytes of four. */
+/* The low bytes of four: in pairs, and those together. */
+__device__ __forceinline__ uint2 s8_pairs(float a, float b, float c, float d)
+{
+    return make_uint2(__byte_perm(__float_as_uint(a), __float_as_uint(b), 0x0040),
+                      __byte_perm(__float_as_uint(c), __float_as_uint(d), 0x0040));
+}
+
+__device__ __forceinline__ unsigned s8_join(uint2 pairs)
+{
+    return __byte_perm(pairs.x, pairs.y, 0x5410);
+}
+
 __device__ __forceinline__ unsigned s8_pack(float a, float b, float c, float d)
 {
-    const unsigned ab = __byte_perm(__float_as_uint(a), __float_as_uint(b), 0x0040);
-    const unsigned cd = __byte_perm(__float_as_uint(c), __float_as_uint(d), 0x0040);
-    return __byte_perm(ab, cd, 0x5410);
+    return s8_join(s8_pairs(a, b, c, d));
 }
 
 __device__ __forceinline__ unsigned s8_codes4(const float *x, const swin_s8_rule &r)
@@ -338,10 +347,10 @@ __device__ __forceinline__ void s8_cosine_part(float (&v)[8], const swin_gemm_s8
     s8_cosine(v, part ? 1.f : __ldg(p.head_scale + n / 32));
 }
 
-/* Four neighbours of a row to codes. a, b: s8_line of their columns; f: factors of GELU's values. */
+/* Four neighbours of a row to codes (s8_join). a, b: s8_line of their columns; f: factors of GELU's values. */
 template <int LAST, bool AFTER>
-__device__ __forceinline__ unsigned s8_four(const int (&sum)[4], const float (&a)[4], const float (&b)[4],
-                                            const float (&f)[4], float after, const s8_span &to)
+__device__ __forceinline__ uint2 s8_four(const int (&sum)[4], const float (&a)[4], const float (&b)[4],
+                                         const float (&f)[4], float after, const s8_span &to)
 {
     float code[4];
 #pragma unroll
@@ -356,7 +365,7 @@ __device__ __forceinline__ unsigned s8_four(const int (&sum)[4], const float (&a
         }
         code[k] = s8_code_of_share(share, to.lo, to.hi);
     }
-    return s8_pack(code[0], code[1], code[2], code[3]);
+    return s8_pairs(code[0], code[1], code[2], code[3]);
 }
 
 /* Where a thread's codes go: its columns' first, in two rows eight apart; NULL: past the end. */
@@ -402,7 +411,7 @@ __device__ __forceinline__ void s8_finish_part(const int (&acc)[NT][4], const fl
             for (int below = 0; below < 2; below++) {
                 const int(&j)[4] = acc[4 * q + 2 * h], (&i)[4] = acc[4 * q + 2 * h + 1];
                 const int sum[4] = { j[2 * below], j[2 * below + 1], i[2 * below], i[2 * below + 1] };
-                word[below][h] = s8_four<LAST, AFTER>(sum, a, b, f, after, to);
+                word[below][h] = s8_join(s8_four<LAST, AFTER>(sum, a, b, f, after, to));
             }
         }
 #pragma unroll

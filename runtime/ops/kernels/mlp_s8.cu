@@ -13,6 +13,8 @@
  * Floors at 64 images of 224 pixels (Swin-T): the stream read and written is 77 MB in stage 0, 26 us at 3
  * TB/s; weights from L2, 115 MB in every stage; GELU and codes, about 17 instructions for each of 77 M
  * values, 46 us. So GELU is what the time goes into, and what the rest should hide behind. */
+#include <stdlib.h>
+
 #include "runtime/ops/kernels/fused_s8.cuh"
 #include "runtime/ops/kernels/gemm.cuh"
 
@@ -84,10 +86,10 @@ __device__ __forceinline__ void first_product(int (&sum)[4][4], unsigned a, unsi
                           wgmma_operand(w1 + step / 4 * PIECE * 128) + 2 * (step % 4), step > 0);
 }
 
-/* Sums of 32 hidden columns to fc2's left operand. alpha, bias, factor: of the first of them; factor: what
+/* Sums of 32 hidden columns to fc2's left operand (s8_join). alpha, bias, factor: of the first of them; factor: what
  * GELU's output is multiplied by for its share of the span, one for all with AFTER. */
 template <bool AFTER>
-__device__ __forceinline__ void hidden_codes(unsigned (&code)[4], const int (&sum)[4][4], const float *alpha,
+__device__ __forceinline__ void hidden_codes(uint2 (&code)[4], const int (&sum)[4][4], const float *alpha,
                                              const float *bias, const float *factor, float after,
                                              const s8_span &to)
 {
@@ -109,7 +111,7 @@ __device__ __forceinline__ void hidden_codes(unsigned (&code)[4], const int (&su
     }
 }
 
-template <int C, int WG, int FIT, bool AFTER>
+template <int C, int WG, int FIT, bool AFTER, bool AHEAD>
 __global__ void __launch_bounds__(128 * WG, FIT) mlp_s8_kernel(const __grid_constant__ swin_mlp_s8 p)
 {
 #if SWIN_HAVE_WGMMA
@@ -132,37 +134,84 @@ __global__ void __launch_bounds__(128 * WG, FIT) mlp_s8_kernel(const __grid_cons
     chain_wait();
     fused_norm<C, S::ROWS, S::THREADS, AFTER>(smem_base, (const __half *)p.fc2.y[0].data, p.fc2.y[0].ld, m0,
                                               p.fc2.m, p.norm, p.input, p.fc2.local);
-    int sum[4][4], acc[C / 8][4];
-    unsigned code[4] = { 0, 0, 0, 0 };
+    int acc[C / 8][4];
     s8_begin<C / 8>(acc, p.fc2, 0);
-
     const unsigned a = smem + threadIdx.x / 128 * 64 * 128;
-    unsigned last = ring +
-                    S::W1; /* where fc2's weights for the codes at hand lie; at first the codes are zeros */
-    for (int piece = 0; piece < PIECES; piece++) {
-        const unsigned stage = ring + piece % STAGES * S::STAGE;
-        copy_wait<0>();
-        fence_async_proxy();
-        /* The piece is there for all, and all are done with the last but one, whose place is filled. */
-        __syncthreads();
-        if (piece + 1 < PIECES) copy.run(ring + (piece + 1) % STAGES * S::STAGE);
-        copy_commit();
+    if constexpr (AHEAD) {
+        /* By 32 hidden columns: while values go through GELU, fc2 of the last and fc1 of the next but one are
+         * under way. */
+        int sum[2][4][4];
+        auto fc1 = [&](int part, unsigned stage) {
+            first_product<C, WG>(sum[part], a, stage + part * 32 * 128);
+        };
+        auto arrived = [&](int piece) { /* it is there for all, and all are done with the last but one */
+                                        copy_wait<0>();
+                                        fence_async_proxy();
+                                        __syncthreads();
+                                        if (piece + 1 < PIECES)
+                                            copy.run(ring + (piece + 1) % STAGES * S::STAGE);
+                                        copy_commit();
+        };
+        arrived(0);
+        wgmma_fence();
+        fc1(0, ring), fc1(1, ring);
+        wgmma_commit();
+        wgmma_wait<0>();
+        for (int piece = 0; piece < PIECES; piece++) {
+            const unsigned stage = ring + piece % STAGES * S::STAGE,
+                           next = ring + (piece + 1) % STAGES * S::STAGE;
 #pragma unroll
-        for (int part = 0; part < PIECE / 32; part++) {
-            wgmma_fence();
-            first_product<C, WG>(sum, a, stage + part * 32 * 128);
-            wgmma_s8<C>::run(acc, code, wgmma_operand64(last)); /* fc2's share of the last 32 */
-            wgmma_commit();
-            wgmma_wait<0>();
-            const int first = piece * PIECE + 32 * part;
-            hidden_codes<AFTER>(code, sum, alpha1 + first, bias1 + first, factor + first, p.fc1.after, to);
-            last = stage + S::W1 + 32 * part;
+            for (int part = 0; part < 2; part++) {
+                const int first = piece * PIECE + 32 * part;
+                uint2 pairs[4];
+                hidden_codes<AFTER>(pairs, sum[part], alpha1 + first, bias1 + first, factor + first,
+                                    p.fc1.after, to);
+                wgmma_wait<0>(); /* the left operand is not touched before */
+                if (part == 0 && piece + 1 < PIECES) arrived(piece + 1);
+                unsigned code[4];
+#pragma unroll
+                for (int i = 0; i < 4; i++) code[i] = s8_join(pairs[i]);
+                wgmma_fence();
+                wgmma_s8<C>::run(acc, code, wgmma_operand64(stage + S::W1 + 32 * part));
+                if (piece + 1 < PIECES) fc1(part, next);
+                wgmma_commit();
+            }
         }
+        wgmma_wait<0>();
+    } else {
+        int sum[4][4];
+        unsigned code[4] = { 0, 0, 0, 0 };
+        unsigned last =
+            ring + S::W1; /* where fc2's weights for the codes at hand lie; at first the codes are zeros */
+        for (int piece = 0; piece < PIECES; piece++) {
+            const unsigned stage = ring + piece % STAGES * S::STAGE;
+            copy_wait<0>();
+            fence_async_proxy();
+            /* The piece is there for all, and all are done with the last but one, whose place is filled. */
+            __syncthreads();
+            if (piece + 1 < PIECES) copy.run(ring + (piece + 1) % STAGES * S::STAGE);
+            copy_commit();
+#pragma unroll
+            for (int part = 0; part < PIECE / 32; part++) {
+                wgmma_fence();
+                first_product<C, WG>(sum, a, stage + part * 32 * 128);
+                wgmma_s8<C>::run(acc, code, wgmma_operand64(last)); /* fc2's share of the last 32 */
+                wgmma_commit();
+                wgmma_wait<0>();
+                const int first = piece * PIECE + 32 * part;
+                uint2 pairs[4];
+                hidden_codes<AFTER>(pairs, sum, alpha1 + first, bias1 + first, factor + first, p.fc1.after,
+                                    to);
+#pragma unroll
+                for (int i = 0; i < 4; i++) code[i] = s8_join(pairs[i]);
+                last = stage + S::W1 + 32 * part;
+            }
+        }
+        wgmma_fence();
+        wgmma_s8<C>::run(acc, code, wgmma_operand64(last)); /* fc2's share of the last 32 */
+        wgmma_commit();
+        wgmma_wait<0>();
     }
-    wgmma_fence();
-    wgmma_s8<C>::run(acc, code, wgmma_operand64(last)); /* fc2's share of the last 32 */
-    wgmma_commit();
-    wgmma_wait<0>();
     const int64_t row = m0 + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4;
     if (AFTER && p.fc2.local.codes)
         s8_finish<S8_LOCAL, C / 8>(p.fc2, acc, alpha2, bias2, row, 0, 0);
@@ -171,26 +220,32 @@ __global__ void __launch_bounds__(128 * WG, FIT) mlp_s8_kernel(const __grid_cons
 #endif
 }
 
-template <int C, int WG, int FIT, bool AFTER> cudaError_t launch(cudaStream_t stream, const swin_mlp_s8 *p)
+template <int C, int WG, int FIT, bool AFTER, bool AHEAD>
+cudaError_t launch(cudaStream_t stream, const swin_mlp_s8 *p)
 {
     using S = mlp_shape<C, WG>;
     static bool ready;
     const int64_t blocks = (p->fc2.m + S::ROWS - 1) / S::ROWS;
     if (blocks > 0x7fffffff) return cudaErrorNotSupported;
     if (!ready) {
-        const cudaError_t e = cudaFuncSetAttribute(mlp_s8_kernel<C, WG, FIT, AFTER>,
+        const cudaError_t e = cudaFuncSetAttribute(mlp_s8_kernel<C, WG, FIT, AFTER, AHEAD>,
                                                    cudaFuncAttributeMaxDynamicSharedMemorySize, S::SHARED);
         if (e != cudaSuccess) return e;
         ready = true;
     }
     void *args[] = { (void *)p };
-    return chain_launch_pointer((const void *)mlp_s8_kernel<C, WG, FIT, AFTER>, (unsigned)blocks, S::THREADS,
-                                S::SHARED, stream, args);
+    return chain_launch_pointer((const void *)mlp_s8_kernel<C, WG, FIT, AFTER, AHEAD>, (unsigned)blocks,
+                                S::THREADS, S::SHARED, stream, args);
 }
 
 template <int C, int WG, int FIT> cudaError_t pick(cudaStream_t stream, const swin_mlp_s8 *p)
 {
-    return p->fc1.after > 0 ? launch<C, WG, FIT, true>(stream, p) : launch<C, WG, FIT, false>(stream, p);
+    const char *e = getenv("SWIN_S8_MLP");
+    if (e && atoi(e) == 1)
+        return p->fc1.after > 0 ? launch<C, WG, FIT, true, true>(stream, p)
+                                : launch<C, WG, FIT, false, true>(stream, p);
+    return p->fc1.after > 0 ? launch<C, WG, FIT, true, false>(stream, p)
+                            : launch<C, WG, FIT, false, false>(stream, p);
 }
 
 } // namespace

@@ -46,6 +46,7 @@ sanitizers() { # their rows into files; adds to jobs
 test_cuda_ops linear linear_rows tiles norms elementwise patch_embed normalise_heads
 test_cuda_halves attention halves
 test_cuda_observers observers observing
+test_cuda_columns scale_columns moments take_rows
 test_cuda_int8 norms products residuals rows factors
 test_cuda_int8_attention attention heads
 test_cuda_int8_blocks halves blocks

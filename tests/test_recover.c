@@ -260,39 +260,58 @@ static void test_engines(void **state)
     recovering_teardown(&x);
 }
 
-/* One file for every way of running, whatever the methods. */
+/* The file that a way of running gives. Caller frees. */
+static unsigned char *file_of(recovering *x, swin_calib_opts o, int batch, int threads, size_t *size)
+{
+    swin_calib_file f;
+    unsigned char *bytes;
+    char *path = swin_format("%s/f.h5", x->folder);
+    o.batch = batch;
+    o.threads = threads;
+    recovering_calibrate(x, &f, &o);
+    CHECK_OK(swin_calib_file_write(&f, path));
+    swin_calib_file_free(&f);
+    CHECK_OK(swin_read_file(path, &bytes, size));
+    unlink(path);
+    free(path);
+    return bytes;
+}
+
+static void one_file(recovering *x, const char *backend, swin_int8_mode mode, size_t images)
+{
+    static const struct {
+        int batch, threads;
+    } ways[] = { { 8, 2 }, { 8, 2 }, { 1, 1 }, { 7, 3 } };
+    swin_calib_opts o = recovering_options(x, "best", mode);
+    size_t size, n;
+    if (images) o.images = images;
+    x->backend = backend;
+    unsigned char *first = file_of(x, o, ways[0].batch, ways[0].threads, &size);
+    for (size_t i = 1; i < SWIN_COUNT(ways); i++) {
+        unsigned char *other = file_of(x, o, ways[i].batch, ways[i].threads, &n);
+        CHECK(n == size && memcmp(first, other, n) == 0, "%s, mode %d, batch %d, %d threads: another file",
+              backend, mode, ways[i].batch, ways[i].threads);
+        free(other);
+    }
+    free(first);
+}
+
+/* One file for every way of running and every time, with all methods. */
 static void test_one_file(void **state)
 {
     (void)state;
-    static const struct {
-        int batch, threads;
-    } ways[] = { { 8, 2 }, { 1, 1 }, { 7, 3 } };
     recovering x;
-    unsigned char *first = NULL, *bytes;
-    size_t size = 0, n;
+    swin_dev *gpu = NULL;
     recovering_setup(&x, SWIN_V1);
-    char *path = swin_format("%s/f.h5", x.folder);
-    for (size_t i = 0; i < SWIN_COUNT(ways); i++) {
-        swin_calib_file f;
-        swin_calib_opts o = recovering_options(&x, "best", SWIN_INT8_MODE_3);
-        o.batch = ways[i].batch;
-        o.threads = ways[i].threads;
-        recovering_calibrate(&x, &f, &o);
-        CHECK_OK(swin_calib_file_write(&f, path));
-        swin_calib_file_free(&f);
-        CHECK_OK(swin_read_file(path, &bytes, &n));
-        if (!first) {
-            first = bytes;
-            size = n;
-            continue;
-        }
-        CHECK(n == size && memcmp(first, bytes, n) == 0, "batch %d, %d threads: another file", ways[i].batch,
-              ways[i].threads);
-        free(bytes);
-    }
-    free(first);
-    unlink(path);
-    free(path);
+    one_file(&x, "cpu", SWIN_INT8_MODE_3, 0);
+    one_file(&x, "cpu", SWIN_INT8_MODE_1, 12);
+    one_file(&x, "ref", SWIN_INT8_MODE_3, 4);
+    const bool has_gpu = swin_dev_open(&gpu, "cuda", &(swin_dev_opts){ 0 }) == SWIN_OK;
+    swin_dev_close(gpu);
+    if (has_gpu)
+        one_file(&x, "cuda", SWIN_INT8_MODE_3, 0);
+    else
+        print_message("no GPU: cuda is left out\n");
     recovering_teardown(&x);
 }
 

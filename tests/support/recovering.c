@@ -49,7 +49,7 @@ static void load_probes(recovering *x)
 
 void recovering_setup(recovering *x, swin_family family)
 {
-    *x = (recovering){ .folder = swin_scratch_make("recover"), .config = swin_tiny_config() };
+    *x = (recovering){ .backend = "cpu", .folder = swin_scratch_make("recover"), .config = swin_tiny_config() };
     x->config.family = family;
     CHECK_OK(swin_dev_open(&x->dev, "cpu", &(swin_dev_opts){ .threads = 2 }));
     CHECK_OK(swin_trained_weights(&x->weights, &x->config, 11));
@@ -88,7 +88,7 @@ void recovering_calibrate(recovering *x, swin_calib_file *f, const swin_calib_op
     swin_calib_timing t;
     char sha[SWIN_SHA256_HEX];
     CHECK_OK(swin_weights_sha256(&x->config, &x->weights, sha));
-    CHECK_OK(swin_dev_open(&dev, "cpu", &(swin_dev_opts){ .threads = o->threads }));
+    CHECK_OK(swin_dev_open(&dev, x->backend, &(swin_dev_opts){ .threads = o->threads }));
     CHECK_OK(swin_calib_run(f, dev, &x->config, &x->weights, sha, o, &t));
     swin_dev_close(dev);
 }

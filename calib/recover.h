@@ -4,6 +4,10 @@
  * SWIN_RECOVER_IMAGES of the calibration images, spread over their list; one in five of these is held back from the methods
  * and only measures, after each one, the SQNR of the logits against fp32. What a method changed goes into the calibration
  * file (quant/corrections.h).
+ *
+ * Tensors are looked at where they are: ranges, means and sums of all their rows come from the device, and errors are measured on
+ * some rows, evenly many from each image, at places that depend on the image's number in the list alone. So the file depends on
+ * neither batch size nor threads; another backend, which adds in another order, may give another one.
  */
 #ifndef SWIN_CALIB_RECOVER_H
 #define SWIN_CALIB_RECOVER_H

@@ -9,6 +9,7 @@
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
 #include "runtime/base/pool.h"
+#include "runtime/base/wide.h"
 
 /* What one run holds; each part is made by one function below and freed at the end. */
 typedef struct run {
@@ -181,10 +182,26 @@ static swin_status choose_ranges(run *r)
     return st;
 }
 
+/* top [lanes]: the largest sizes of every lanes-th value, n a multiple of lanes. */
+static SWIN_WIDE_BODY void widest_body(float *restrict top, const float *restrict w, int n, int lanes)
+{
+    for (int i = 0; i < n; i += lanes)
+        for (int k = 0; k < lanes; k++) {
+            const float size = w[i + k] < 0 ? -w[i + k] : w[i + k];
+            top[k] = size > top[k] ? size : top[k];
+        }
+}
+SWIN_WIDE(widest, (float *top, const float *w, int n, int lanes), (top, w, n, lanes))
+
+enum { LANES = 16 };
+
 static float row_amax(const float *w, int n)
 {
-    float amax = 0;
-    for (int i = 0; i < n; i++) amax = fmaxf(amax, fabsf(w[i]));
+    const int whole = n / LANES * LANES;
+    float top[LANES] = { 0 }, amax = 0;
+    widest(top, w, whole, LANES);
+    for (int i = whole; i < n; i++) amax = fmaxf(amax, fabsf(w[i]));
+    for (int k = 0; k < LANES; k++) amax = fmaxf(amax, top[k]);
     return amax;
 }
 

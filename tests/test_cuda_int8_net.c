@@ -209,17 +209,19 @@ static void test_blocks(void **state)
     CHECK(worst >= 50, "worst block %.1f dB", worst);
 }
 
-/* One kind of layer in the float type, as --int8-mode auto leaves them: the other half of a block may still
- * be fused. */
+/* One kind of layer in the float type, as --int8-mode auto leaves them (attention with all its operands): the
+ * other half of a block may still be fused. */
 static void test_relaxed(void **state)
 {
     (void)state;
     NEED_GPU();
-    static const swin_site_kind relaxed[][2] = { { SWIN_SITE_QKV_INPUT, SWIN_SITE_QKV_WEIGHT },
-                                                 { SWIN_SITE_PROJ_INPUT, SWIN_SITE_PROJ_WEIGHT },
-                                                 { SWIN_SITE_FC1_INPUT, SWIN_SITE_FC1_WEIGHT },
-                                                 { SWIN_SITE_FC2_INPUT, SWIN_SITE_FC2_WEIGHT },
-                                                 { SWIN_SITE_MATMUL_Q, SWIN_SITE_MATMUL_A } };
+    static const swin_site_kind relaxed[][4] = {
+        { SWIN_SITE_QKV_INPUT, SWIN_SITE_QKV_WEIGHT, SWIN_SITE_QKV_INPUT, SWIN_SITE_QKV_INPUT },
+        { SWIN_SITE_PROJ_INPUT, SWIN_SITE_PROJ_WEIGHT, SWIN_SITE_PROJ_INPUT, SWIN_SITE_PROJ_INPUT },
+        { SWIN_SITE_FC1_INPUT, SWIN_SITE_FC1_WEIGHT, SWIN_SITE_FC1_INPUT, SWIN_SITE_FC1_INPUT },
+        { SWIN_SITE_FC2_INPUT, SWIN_SITE_FC2_WEIGHT, SWIN_SITE_FC2_INPUT, SWIN_SITE_FC2_INPUT },
+        { SWIN_SITE_MATMUL_Q, SWIN_SITE_MATMUL_K, SWIN_SITE_MATMUL_V, SWIN_SITE_MATMUL_A }
+    };
     model m = demo_model(2);
     swin_dev *cpu;
     swin_calib_file f;
@@ -229,7 +231,7 @@ static void test_relaxed(void **state)
     for (size_t k = 0; k < SWIN_COUNT(relaxed); k++) {
         CHECK_OK(swin_calib_file_derive(&f, SWIN_INT8_MODE_3));
         for (int i = 0; i < f.nsites; i++)
-            for (int n = 0; n < 2; n++)
+            for (int n = 0; n < 4; n++)
                 if (swin_site_kind_of(f.sites[i].site) == relaxed[k][n]) f.sites[i].enabled = false;
         worst = fmin(worst, worst_block(cpu, &m, &f, SWIN_PER_CHANNEL, SWIN_F16));
     }

@@ -218,6 +218,98 @@ static void test_integer_halves(void **state)
     judge("codes beside V2's stream");
 }
 
+/* A block's layers; the weights of some heads are zeros. */
+typedef struct block {
+    layer qkv, proj, fc1, fc2;
+    norm n1, n2;
+    bias_mask tables;
+    float *scale, *scale_d;
+    swin_block_s8 b;
+} block;
+
+static void block_make(block *k, swin_rng *rng, int heads, const swin_windows *g, int shift, int mode)
+{
+    const int c = 32 * heads, zero = mode == 3 ? -100 : 0;
+    const float q = typical(c, 0.03f), p = typical(c, q / 50), f = typical(c, 0.03f),
+                o = typical(4 * c, f / 60);
+    const swin_tensor unrounded = swin_matrix(NULL, SWIN_F32, 0, 0);
+    *k = (block){ .qkv = qkv_make(rng, c),
+                  .proj = layer_make(rng, c, c, 0, true, RANDOM),
+                  .fc1 = layer_make(rng, 4 * c, c, 0, true, RANDOM),
+                  .fc2 = layer_make(rng, c, 4 * c, zero, true, RANDOM),
+                  .n1 = norm_make(rng, c),
+                  .n2 = norm_make(rng, c),
+                  .tables = tables(rng, heads, g->window * g->window, swin_windows_per_image(g)) };
+    k->scale = vector(rng, heads, 20, 5, &k->scale_d);
+    k->b = (swin_block_s8){ .norm1 = k->n1.n,
+                            .norm2 = k->n2.n,
+                            .qkv = { &k->qkv.g, format(0.03f, 0), mode == 3 ? 0 : q * 0.03f },
+                            .proj = { &k->proj.g, format(q / 50, 0), mode == 3 ? 0 : p / 30 },
+                            .fc1 = { &k->fc1.g, format(0.03f, 0), mode == 3 ? 0 : f * 0.03f },
+                            .fc2 = { &k->fc2.g, format(f / 60, zero), mode == 1 ? o / 30 : 0 },
+                            .parts = { format(0.1f, 0), format(0.005f, 0), format(q / 42, 0) },
+                            .attention = { heads, 32, 1, k->tables.bias_d, shift ? k->tables.mask_d : NULL,
+                                           mode == 3 ? SWIN_SOFTMAX_U8 : SWIN_SOFTMAX_EXACT },
+                            .prob_scale = 1.0f / 127,
+                            .shift = shift,
+                            .head_scale = k->scale_d,
+                            .raw = { mode == 3 ? unrounded : format(q / 40, 0),
+                                     mode == 3 ? unrounded : format(q / 41, 0) } };
+}
+
+static void block_free(block *k)
+{
+    layer_free(&k->qkv), layer_free(&k->proj), layer_free(&k->fc1), layer_free(&k->fc2);
+    norm_free(&k->n1), norm_free(&k->n2), tables_free(&k->tables);
+    gpu->ops->free(gpu, k->scale_d), free(k->scale);
+}
+
+static void halves_of(swin_tensor *x, const block all[2], pair *codes, swin_windows g)
+{
+    for (int i = 0; i < 2; i++) {
+        const swin_block_s8 *b = &all[i].b;
+        const swin_stream_s8 a = { .now = coded(codes, &b->qkv.input),
+                                   .next = coded(codes, &b->fc1.input),
+                                   .ready = i > 0 };
+        swin_stream_s8 m = { .now = coded(codes, &b->fc1.input), .ready = true };
+        if (i == 0) m.next = coded(codes, &all[1].b.qkv.input);
+        g.shift = b->shift;
+        CHECK_OK(gpu->ops->attention_half_v2_s8(gpu, x, &a, &b->norm1, &b->qkv, b->raw, b->parts,
+                                                b->head_scale, &b->attention, b->prob_scale, &b->proj, &g));
+        CHECK_OK(gpu->ops->mlp_half_v2_s8(gpu, x, &m, &b->norm2, &b->fc1, &b->fc2));
+    }
+}
+
+/* Two blocks in one call are their halves, bit for bit: also where one kernel does all that follows attention. */
+static void one_blocks(swin_rng *rng, int heads, int images, int mode)
+{
+    char what[96];
+    const int c = 32 * heads;
+    const swin_windows g = { .images = images, .height = 16, .width = 16, .window = 8 };
+    snprintf(what, sizeof what, "V2's blocks of %d channels, %d images, mode %d", c, images, mode);
+    pair x = floats(rng, SWIN_F16, swin_windows_tokens(&g), c, c, 2), copy = copy_of(&x),
+         codes = make(SWIN_S8, x.d.rows, c, c);
+    block b[2];
+    for (int i = 0; i < 2; i++) block_make(&b[i], rng, heads, &g, 4 * i, mode);
+    const swin_block_s8 both[2] = { b[0].b, b[1].b };
+    CHECK_OK(gpu->ops->blocks_s8(gpu, &x.d, both, 2, &g));
+    halves_of(&copy.d, b, &codes, g);
+    same_bits(&x, &copy, what);
+    for (int i = 0; i < 2; i++) block_free(&b[i]);
+    drop(&x), drop(&copy), drop(&codes);
+}
+
+static void test_blocks(void **state)
+{
+    (void)state;
+    NEED_GPU();
+    swin_rng rng = { 63 };
+    static const int shapes[][2] = { { 3, 1 }, { 3, 5 }, { 4, 3 }, { 6, 34 }, { 6, 2 }, { 12, 2 } };
+    for (int mode = 1; mode <= 3; mode++)
+        for (size_t i = 0; i < (brief ? 1 : SWIN_COUNT(shapes)); i++)
+            one_blocks(&rng, shapes[i][0], shapes[i][1], mode);
+}
+
 typedef struct float_layer {
     float *w, *bias;
     swin_linear l;
@@ -305,7 +397,7 @@ static void test_float_halves(void **state)
 int main(int argc, char **argv)
 {
     if (argc > 1) cmocka_set_test_filter(argv[1]);
-    const struct CMUnitTest tests[] = { cmocka_unit_test(test_integer_halves),
+    const struct CMUnitTest tests[] = { cmocka_unit_test(test_integer_halves), cmocka_unit_test(test_blocks),
                                         cmocka_unit_test(test_float_halves) };
     return cmocka_run_group_tests(tests, open_devices, close_devices);
 }

@@ -22,7 +22,7 @@ static swin_status two_matrices(swin_cuda *d, char **a, int64_t a_cols, char **b
 }
 
 /* LayerNorm and the product that reads it: one kernel where there is one, else two with the codes in
- * `normed`. local: x is x + that; NULL: nothing. */
+ * `normed`. local: what x is short of; NULL: nothing. */
 static swin_status norm_linear(swin_cuda *d, swin_tensor *y, int parts, const swin_tensor *x,
                                const swin_norm *n, const swin_s8_local *local, const swin_layer_s8 *l,
                                swin_act act, void *normed)
@@ -76,24 +76,23 @@ swin_status swin_attention_half_s8_cuda(swin_dev *dev, swin_tensor *x, const swi
     return swin_linear_s8_residual_cuda(dev, x, &mixed, proj->l, proj->after_scale, NULL);
 }
 
-/* The whole half in one kernel, where there is one for these shapes. local: x is x + that. */
-static cudaError_t fused_mlp(swin_cuda *d, const swin_tensor *x, const swin_norm *n, const swin_layer_s8 *fc1,
-                             const swin_layer_s8 *fc2, const swin_s8_local *local)
+/* What a kernel that has both layers of an MLP asks for; false: there is none for these shapes. */
+bool swin_mlp_s8_of(swin_mlp_s8 *p, const swin_tensor *x, const swin_norm *n, const swin_layer_s8 *fc1,
+                    const swin_layer_s8 *fc2)
 {
     if (fc1->l->in != x->cols || fc2->l->out != x->cols || fc1->l->out != fc2->l->in || !n->gamma)
-        return cudaErrorNotSupported;
+        return false;
     swin_tensor normed = placed(&fc1->input, NULL, x->rows, x->cols, x->cols),
                 hidden = placed(&fc2->input, NULL, x->rows, fc2->l->in, fc2->l->in);
-    swin_mlp_s8 p = { .norm = *n,
-                      .input = swin_s8_rule_of(&normed),
-                      .hidden = swin_s8_rule_of(&hidden),
-                      .fc1 = swin_gemm_s8_of(&normed, fc1->l, fc1->after_scale),
-                      .fc2 = swin_gemm_s8_of(&hidden, fc2->l, fc2->after_scale) };
-    p.fc2.y[0] = swin_s8_part_of(x);
-    p.fc2.residual = true;
-    p.fc2.local = *local;
-    p.fc1.y[0] = swin_s8_part_of(&hidden);
-    return swin_mlp_s8_launch(d->stream, &p, d->multiprocessors);
+    *p = (swin_mlp_s8){ .norm = *n,
+                        .input = swin_s8_rule_of(&normed),
+                        .hidden = swin_s8_rule_of(&hidden),
+                        .fc1 = swin_gemm_s8_of(&normed, fc1->l, fc1->after_scale),
+                        .fc2 = swin_gemm_s8_of(&hidden, fc2->l, fc2->after_scale) };
+    p->fc2.y[0] = swin_s8_part_of(x);
+    p->fc2.residual = true;
+    p->fc1.y[0] = swin_s8_part_of(&hidden);
+    return true;
 }
 
 swin_status swin_mlp_half_s8_cuda(swin_dev *dev, swin_tensor *x, const swin_norm *n, const swin_layer_s8 *fc1,
@@ -101,7 +100,10 @@ swin_status swin_mlp_half_s8_cuda(swin_dev *dev, swin_tensor *x, const swin_norm
 {
     swin_cuda *d = swin_cuda_of(dev);
     char *narrow, *wide;
-    const cudaError_t e = fused_mlp(d, x, n, fc1, fc2, &(swin_s8_local){ 0 });
+    swin_mlp_s8 whole;
+    const cudaError_t e = swin_mlp_s8_of(&whole, x, n, fc1, fc2)
+                              ? swin_mlp_s8_launch(d->stream, &whole, d->multiprocessors)
+                              : cudaErrorNotSupported;
     if (e != cudaErrorNotSupported) return swin_cuda_status(e, "mlp_half_s8");
     SWIN_TRY(two_matrices(d, &narrow, x->cols, &wide, fc1->l->out, x->rows));
     swin_tensor hidden = placed(&fc2->input, wide, x->rows, fc1->l->out, fc1->l->out);
@@ -126,61 +128,84 @@ typedef struct blocks_run {
     swin_cuda *d;
     const swin_windows *g;
     swin_tensor *x;
-    char *normed, *mixed, *kept,
-        *wide; /* codes: LayerNorm's, attention's, proj's; q, k, v or the hidden layer's */
+    /* LayerNorm's codes and attention's; what x is short of between the halves; codes of q, k, v or of the
+     * hidden layer */
+    char *normed, *mixed, *beside, *wide;
 } blocks_run;
 
-/* x += proj(attention(qkv(LN1 x))), or with keep proj's product alone, rounded but without its bias, to
- * r->kept. */
-static swin_status block_attention(blocks_run *r, const swin_block_s8 *b, bool keep)
+/* attention(qkv(LN1 x)) to r->mixed. */
+static swin_status block_attention(blocks_run *r, const swin_block_s8 *b, const swin_tensor *mixed)
 {
     const int64_t rows = r->x->rows, c = r->x->cols;
     swin_tensor codes[3];
     for (int i = 0; i < 3; i++) codes[i] = placed(&b->parts[i], r->wide + i * c, rows, c, 3 * c);
-    const swin_tensor mixed = placed(&b->proj.input, r->mixed, rows, c, c),
-                      how = { .scale = b->proj.after_scale, .qmin = -127, .qmax = 127 },
-                      kept = placed(&how, r->kept, rows, c, c);
     swin_attention_s8_args p = { .a = b->attention,
                                  .g = *r->g,
                                  .q = codes[0],
                                  .k = codes[1],
                                  .v = codes[2],
-                                 .out = mixed,
+                                 .out = *mixed,
                                  .prob_scale = b->prob_scale,
                                  .image_order = true };
     p.g.shift = b->shift;
     SWIN_TRY(norm_linear(r->d, codes, 3, r->x, &b->norm1, NULL, &b->qkv, SWIN_ACT_NONE, r->normed));
-    SWIN_TRY(swin_attention_s8_run(r->d, &p));
-    SWIN_TRY(swin_layer_check_cuda("blocks_s8", b->proj.l, &mixed, b->proj.after_scale));
-    if (!keep)
-        return swin_linear_s8_residual_cuda(&r->d->base, r->x, &mixed, b->proj.l, b->proj.after_scale, NULL);
-    swin_gemm_s8 gemm = swin_gemm_s8_of(&mixed, b->proj.l, 0);
-    gemm.bias = NULL;
-    gemm.y[0] = swin_s8_part_of(&kept);
-    return swin_gemm_s8_run(r->d, &gemm);
+    return swin_attention_s8_run(r->d, &p);
 }
 
-/* x += fc2(GELU(fc1(LN2 x))), with keep of x + what was kept. */
-static swin_status block_mlp(blocks_run *r, const swin_block_s8 *b, bool keep)
+/* Everything after attention in one kernel, where there is one. */
+static cudaError_t block_tail(blocks_run *r, const swin_block_s8 *b, const swin_tensor *mixed)
 {
-    const int64_t rows = r->x->rows, c = r->x->cols;
-    if (!keep) return swin_mlp_half_s8_cuda(&r->d->base, r->x, &b->norm2, &b->fc1, &b->fc2);
-    const swin_s8_local local = {
-        .codes = (int8_t *)r->kept, .ld = c, .scale = b->proj.after_scale, .bias = b->proj.l->bias
-    };
-    swin_tensor hidden = placed(&b->fc2.input, r->wide, rows, b->fc1.l->out, b->fc1.l->out);
-    const cudaError_t e = fused_mlp(r->d, r->x, &b->norm2, &b->fc1, &b->fc2, &local);
-    if (e != cudaErrorNotSupported) return swin_cuda_status(e, "blocks_s8");
-    SWIN_TRY(norm_linear(r->d, &hidden, 1, r->x, &b->norm2, &local, &b->fc1, SWIN_ACT_GELU, r->normed));
+    swin_tail_s8 p = { 0 };
+    swin_s8_rule rule = { 0 };
+    p.proj = swin_gemm_s8_rounded(&p.proj_rounding, &rule, mixed, &b->proj);
+    p.proj.y[0].rule = rule;
+    return swin_mlp_s8_of(&p.mlp, r->x, &b->norm2, &b->fc1, &b->fc2)
+               ? swin_tail_s8_launch(r->d->stream, &p, r->d->multiprocessors)
+               : cudaErrorNotSupported;
+}
+
+/* x += proj(mixed), of which LayerNorm is to see more than F16 holds: a product that is rounded before its
+ * bias stays codes beside x, and x as it was; else x is the sum, and its rest lies beside it. */
+static swin_status block_proj(blocks_run *r, const swin_block_s8 *b, const swin_tensor *mixed,
+                              swin_s8_local *beside)
+{
+    swin_s8_rounding rounding;
+    swin_s8_part codes = { .data = r->beside, .ld = r->x->cols, .unit = 1, .dtype = SWIN_S8 };
+    swin_gemm_s8 p = swin_gemm_s8_rounded(&rounding, &codes.rule, mixed, &b->proj);
+    *beside = (swin_s8_local){ (int8_t *)r->beside, r->x->cols, rounding.step, rounding.bias };
+    p.y[0] = codes;
+    if (rounding.step == 0) {
+        p.y[0] = swin_s8_part_of(r->x);
+        p.residual = true, p.local = *beside;
+    }
+    return swin_gemm_s8_run(r->d, &p);
+}
+
+static swin_status block_mlp(blocks_run *r, const swin_block_s8 *b, const swin_s8_local *beside)
+{
+    swin_tensor hidden = placed(&b->fc2.input, r->wide, r->x->rows, b->fc1.l->out, b->fc1.l->out);
+    SWIN_TRY(norm_linear(r->d, &hidden, 1, r->x, &b->norm2, beside, &b->fc1, SWIN_ACT_GELU, r->normed));
     SWIN_TRY(swin_layer_check_cuda("blocks_s8", b->fc2.l, &hidden, b->fc2.after_scale));
     swin_gemm_s8 gemm = swin_gemm_s8_of(&hidden, b->fc2.l, b->fc2.after_scale);
     gemm.y[0] = swin_s8_part_of(r->x);
     gemm.residual = true;
-    gemm.local = local;
+    if (beside->bias) gemm.local = *beside;
     return swin_gemm_s8_run(r->d, &gemm);
 }
 
-/* What the kernels of x + kept ask for; the walk has other ways for all else. */
+static swin_status run_block(blocks_run *r, const swin_block_s8 *b)
+{
+    const swin_tensor mixed = placed(&b->proj.input, r->mixed, r->x->rows, r->x->cols, r->x->cols);
+    swin_s8_local beside;
+    SWIN_TRY(swin_layer_check_cuda("blocks_s8", b->proj.l, &mixed, b->proj.after_scale));
+    SWIN_TRY(block_attention(r, b, &mixed));
+    const cudaError_t e = block_tail(r, b, &mixed);
+    if (e != cudaErrorNotSupported) return swin_cuda_status(e, "blocks_s8");
+    SWIN_TRY(block_proj(r, b, &mixed, &beside));
+    return block_mlp(r, b, &beside);
+}
+
+/* What the kernels ask for; the walk has other ways for all else. */
 static bool takes_blocks(const swin_cuda *d, const swin_tensor *x, const swin_block_s8 *blocks, int count)
 {
     bool ok = d->major >= 8 && x->dtype == SWIN_F16 && x->ld == x->cols && x->cols % 32 == 0 &&
@@ -189,7 +214,8 @@ static bool takes_blocks(const swin_cuda *d, const swin_tensor *x, const swin_bl
         const swin_block_s8 *b = &blocks[i];
         ok = ok && b->norm1.gamma && b->norm2.gamma && b->proj.l->bias && b->fc2.l->bias &&
              b->qkv.l->out == 3 * x->cols && b->proj.l->out == x->cols && b->fc2.l->out == x->cols &&
-             b->fc1.l->out == b->fc2.l->in && b->fc1.l->out % 32 == 0;
+             b->fc1.l->out == b->fc2.l->in && b->fc1.l->out % 32 == 0 &&
+             !b->head_scale == !blocks->head_scale;
     }
     return ok;
 }
@@ -199,6 +225,7 @@ swin_status swin_blocks_s8_cuda(swin_dev *dev, swin_tensor *x, const swin_block_
 {
     swin_cuda *d = swin_cuda_of(dev);
     if (!takes_blocks(d, x, blocks, count)) return SWIN_ERR_UNSUPPORTED;
+    if (count > 0 && blocks->head_scale) return swin_blocks_v2_s8_cuda(dev, x, blocks, count, g);
     blocks_run r = { .d = d, .g = g, .x = x };
     int64_t wide = 3 * x->cols;
     for (int i = 0; i < count; i++) {
@@ -210,11 +237,7 @@ swin_status swin_blocks_s8_cuda(swin_dev *dev, swin_tensor *x, const swin_block_
     const size_t narrow = ((size_t)(x->rows * x->cols) + 255) & ~(size_t)255;
     void *p;
     SWIN_TRY(swin_cuda_work(d, &p, 3 * narrow + (size_t)(x->rows * wide)));
-    r.normed = p, r.mixed = r.normed + narrow, r.kept = r.mixed + narrow, r.wide = r.kept + narrow;
-    for (int i = 0; i < count; i++) {
-        const bool keep = blocks[i].proj.after_scale > 0;
-        SWIN_TRY(block_attention(&r, &blocks[i], keep));
-        SWIN_TRY(block_mlp(&r, &blocks[i], keep));
-    }
+    r.normed = p, r.mixed = r.normed + narrow, r.beside = r.mixed + narrow, r.wide = r.beside + narrow;
+    for (int i = 0; i < count; i++) SWIN_TRY(run_block(&r, &blocks[i]));
     return SWIN_OK;
 }

@@ -205,6 +205,19 @@ swin_gemm_s8 swin_gemm_s8_of(const swin_tensor *x, const swin_linear *l, float a
                            .width = l->out };
 }
 
+swin_gemm_s8 swin_gemm_s8_rounded(swin_s8_rounding *r, swin_s8_rule *rule, const swin_tensor *x,
+                                  const swin_layer_s8 *l)
+{
+    const swin_tensor codes = { .scale = l->after_scale, .qmin = -127, .qmax = 127 };
+    swin_gemm_s8 p = swin_gemm_s8_of(x, l->l, 0);
+    *r = (swin_s8_rounding){ 0 };
+    if (l->after_scale == 0) return p;
+    *r = (swin_s8_rounding){ l->after_scale, p.bias };
+    *rule = swin_s8_rule_of(&codes);
+    p.bias = NULL;
+    return p;
+}
+
 swin_s8_part swin_s8_part_of(const swin_tensor *y)
 {
     swin_s8_part p = {

@@ -118,6 +118,8 @@ typedef struct swin_block_s8 {
     swin_attention attention;
     float prob_scale;
     int shift;
+    const float *head_scale; /* V2: as in attention_half_v2_s8, raw too; NULL: V1 */
+    swin_tensor raw[2];
 } swin_block_s8;
 
 /* Codes of the residual stream beside it, where no LayerNorm stands before a half's first layer (Swin V2). */
@@ -293,9 +295,9 @@ struct swin_ops {
                                      const swin_windows *g);
     swin_status (*mlp_half_s8)(swin_dev *dev, swin_tensor *x, const swin_norm *n, const swin_layer_s8 *fc1,
                                const swin_layer_s8 *fc2);
-    /* Optional, where all layers of some blocks run on integers: `count` blocks one after the other, in place on x; g's
-     * shift is not read. As the halves, but where proj's product is rounded before its bias, x is not rounded to its type
-     * between them: a half-precision stream would move codes there, each by a step of that rounding. */
+    /* Optional, where all layers of some blocks run on integers: `count` blocks of one family one after the other, in place
+     * on x; g's shift is not read. As the halves, but what LayerNorm reads between V1's halves is not rounded to x's type,
+     * or not as coarsely: a half-precision stream would move codes there. */
     swin_status (*blocks_s8)(swin_dev *dev, swin_tensor *x, const swin_block_s8 *blocks, int count,
                              const swin_windows *g);
     /* Swin V2's halves: as the operators, but a product that is rounded before its bias is not rounded to x's type after it,

@@ -28,8 +28,7 @@ static int integer_blocks(walk *w, const net_stage *s, int end)
     for (; w->block < end && count < MOST_FUSED; w->block++) {
         const net_block *b = &s->blocks[w->block];
         if (!b->qkv.integer || !b->attention_integer || !b->proj.integer || !b->fc1.integer ||
-            !b->fc2.integer || b->head_scale ||
-            !unwatched(w, SWIN_SITE_LAYERNORM_INPUT1, SWIN_SITE_ADD2_LOCAL))
+            !b->fc2.integer || !unwatched(w, SWIN_SITE_LAYERNORM_INPUT1, SWIN_SITE_ADD2_LOCAL))
             break;
         count++;
         if (wants(w, SWIN_SITE_BLOCK_OUT)) break;
@@ -56,12 +55,15 @@ static swin_status fused_blocks(walk *w, int *done, const net_stage *s, swin_ten
                                   .fc2 = net_fused_layer(&b->fc2),
                                   .attention = b->attention,
                                   .prob_scale = b->prob_scale,
-                                  .shift = b->shift };
+                                  .shift = b->shift,
+                                  .head_scale = b->head_scale };
         for (int i = 0; i < 3; i++) all[k].parts[i] = code_matrix(NULL, 0, 0, &b->operands[i]);
+        for (int i = 0; i < 2; i++) all[k].raw[i] = net_raw_codes(b, i);
     }
     open_range(w, "blocks");
     const swin_status st = close_range(w, w->ops->blocks_s8(w->dev, x, all, count, g));
     if (st == SWIN_ERR_UNSUPPORTED) return SWIN_OK;
+    *w->coded = false; /* what a half left of the stream is no longer its codes */
     *done = count;
     return st;
 }

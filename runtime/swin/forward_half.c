@@ -22,6 +22,11 @@ swin_layer_s8 net_fused_layer(const net_layer *l)
     return f;
 }
 
+swin_tensor net_raw_codes(const net_block *b, int i)
+{
+    return b->raw[i].enabled ? code_matrix(NULL, 0, 0, &b->raw[i]) : swin_matrix(NULL, SWIN_F32, 0, 0);
+}
+
 static swin_status fused_attention(const walk *w, const net_block *b, swin_tensor *x, const swin_windows *g)
 {
     const swin_layer_s8 qkv = net_fused_layer(&b->qkv), proj = net_fused_layer(&b->proj);
@@ -69,8 +74,7 @@ static swin_status fused_attention_v2(const walk *w, const net_block *b, swin_te
     const swin_layer_s8 qkv = net_fused_layer(&b->qkv), proj = net_fused_layer(&b->proj);
     swin_tensor parts[3], raw[2];
     for (int i = 0; i < 3; i++) parts[i] = code_matrix(NULL, 0, 0, &b->operands[i]);
-    for (int i = 0; i < 2; i++)
-        raw[i] = b->raw[i].enabled ? code_matrix(NULL, 0, 0, &b->raw[i]) : swin_matrix(NULL, SWIN_F32, 0, 0);
+    for (int i = 0; i < 2; i++) raw[i] = net_raw_codes(b, i);
     *w->coded = false;
     SWIN_TRY(w->ops->attention_half_v2_s8(w->dev, x, &codes, &b->norm1, &qkv, raw, parts, b->head_scale,
                                           &b->attention, b->prob_scale, &proj, g));

@@ -185,6 +185,8 @@ swin_status net_attention(const walk *w, swin_tensor *out, swin_tensor *x, const
 
 /* What an integer layer needs in a fused half. */
 swin_layer_s8 net_fused_layer(const net_layer *l);
+/* How V2's queries (i = 0) and keys (1) are quantized before they are normalised; SWIN_F32: not. */
+swin_tensor net_raw_codes(const net_block *b, int i);
 /* x += proj(attention(qkv(LN1(x)))), windows shifted and partitioned. V2: x += LN1(proj(attention(qkv(x)))). */
 swin_status net_attention_half(const walk *w, const net_block *b, swin_tensor *x, const swin_windows *g);
 /* x += fc2(GELU(fc1(LN2(x)))). V2: x += LN2(fc2(GELU(fc1(x)))). */

@@ -125,7 +125,7 @@ template <int LAST> gemm_s8_config *table()
 int last_of(const swin_gemm_s8 *p)
 {
     if (p->afters) return S8_AFTERS;
-    if (p->local.codes) return S8_LOCAL;
+    if (p->local.codes && p->local.bias) return S8_LOCAL;
     if (p->head_scale) return S8_COSINE;
     if (p->residual) return p->y[0].dtype == SWIN_F16 ? S8_RESIDUAL : S8_ANY;
     if (p->parts == 1 && p->y[0].dtype == SWIN_F16 && p->act == SWIN_ACT_NONE) return S8_HALVES;

@@ -14,8 +14,8 @@
  * bits. */
 #define S8_MAGIC 12582912.f
 
-/* x as a code, still a float32 of S8_MAGIC + code: rounded, clamped, NaN to the lowest. An exact tie goes to
- * even with the zero point added: for computed values, where a tie is chance. */
+/* x as a code, still a float32 of S8_MAGIC + code: rounded, clamped, NaN to the lowest. An exact tie goes
+ * to even with the zero point added: for computed values, where a tie is chance. */
 __device__ __forceinline__ float s8_code(float x, const swin_s8_rule &r)
 {
     return fminf(fmaxf(fmaf(x, r.inverse, r.zero), r.lo), r.hi);
@@ -119,10 +119,46 @@ __device__ __forceinline__ float s8_byte(unsigned turned, int k)
     return __uint_as_float(__byte_perm(turned, 0x4b000000u, 0x7540u + k)) - (8388608.f + 128.f);
 }
 
-/* Eight codes of a product that was rounded before its bias, the bias added, onto a residual stream. */
+/* What rounding v to a float16, given widened, took off, in steps of 2^-17 of its binade: a signed byte but
+ * for numbers too small for float16's exponent. Neighbours in float32 are neighbours as integers. */
+__device__ __forceinline__ int s8_rest(float v, float rounded)
+{
+    return (int)(__float_as_uint(v) - __float_as_uint(rounded) + 32u) >> 6;
+}
+__device__ __forceinline__ float s8_with_rest(float rounded, int rest)
+{
+    return __uint_as_float(__float_as_uint(rounded) + (unsigned)(rest << 6));
+}
+
+/* Four of them, saturated. */
+__device__ __forceinline__ unsigned s8_pack_rest(int a, int b, int c, int d)
+{
+    unsigned r;
+    asm("{\n.reg .b32 upper;\ncvt.pack.sat.s8.s32.b32 upper, %4, %3, 0;\n"
+        "cvt.pack.sat.s8.s32.b32 %0, %2, %1, upper;\n}\n"
+        : "=r"(r)
+        : "r"(a), "r"(b), "r"(c), "r"(d));
+    return r;
+}
+
+/* Of eight values and what they became. */
+__device__ __forceinline__ uint2 s8_rest8(const float (&v)[8], const float (&rounded)[8])
+{
+    int r[8];
+#pragma unroll
+    for (int k = 0; k < 8; k++) r[k] = s8_rest(v[k], rounded[k]);
+    return make_uint2(s8_pack_rest(r[0], r[1], r[2], r[3]), s8_pack_rest(r[4], r[5], r[6], r[7]));
+}
+
+/* Eight values of a residual stream, with what l keeps beside it. */
 __device__ __forceinline__ void s8_add_local(float (&x)[8], uint2 codes, const swin_s8_local &l, int col)
 {
     const unsigned word[2] = { codes.x, codes.y };
+    if (!l.bias) {
+#pragma unroll
+        for (int k = 0; k < 8; k++) x[k] = s8_with_rest(x[k], (int8_t)(word[k / 4] >> 8 * (k % 4)));
+        return;
+    }
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         const float4 b4 = __ldg(reinterpret_cast<const float4 *>(l.bias + col + 4 * h));
@@ -211,8 +247,8 @@ enum s8_last {
     S8_ANY,
     S8_CODES,      /* every part S8, no activation */
     S8_GELU_CODES, /* the same after GELU */
-    S8_RESIDUAL,   /* added to a residual of F16 */
-    S8_LOCAL,      /* the same where more is to be added, p.local */
+    S8_RESIDUAL,   /* added to a residual of F16; p.local: its rest is stored there */
+    S8_LOCAL,      /* the same where more is to be added, a product in p.local */
     S8_HALVES,     /* F16 in one part, no activation */
     S8_COSINE,     /* codes of Swin V2's q, k, v: swin_gemm_s8.head_scale */
     S8_AFTERS /* a step of rounding for each column, p.afters; all else as ANY, or added to p.local too */
@@ -387,8 +423,8 @@ template <int LAST> __device__ __forceinline__ s8_spot s8_spot_of(const swin_gem
              y.rule };
 }
 
-/* A warp's 16 rows x (8 NT) columns of sums to codes of one part, all of whose columns exist. alpha, bias: of
- * the thread's first column. */
+/* A warp's 16 rows x (8 NT) columns of sums to codes of one part, all of whose columns exist. alpha, bias:
+ * of the thread's first column. */
 template <int LAST, int NT, bool AFTER, bool SHRINK>
 __device__ __forceinline__ void s8_finish_part(const int (&acc)[NT][4], const float *alpha, const float *bias,
                                                const s8_spot &at, const s8_span &to, float after)
@@ -555,13 +591,21 @@ __device__ __forceinline__ void s8_finish(const swin_gemm_s8 &p, const int (&acc
                 if constexpr (LAST != S8_HALVES) {
                     vec<__half> a;
                     a.from(early ? early->stream[q][half] : old.stream[q % AHEAD][half]);
-                    if constexpr (LAST == S8_LOCAL)
+                    if constexpr (LAST == S8_LOCAL) { /* rounded as tail_s8.cu leaves it in memory */
                         s8_add_local(a.v, early ? early->kept[q][half] : old.kept[q % AHEAD][half], p.local,
                                      n);
+                        a.from(s8_halves<__half>(a.v));
+                    }
 #pragma unroll
                     for (int k = 0; k < 8; k++) v[k] += a.v[k];
                 }
-                *at = s8_halves<__half>(v);
+                const uint4 rounded = s8_halves<__half>(v);
+                *at = rounded;
+                if (LAST == S8_RESIDUAL && p.local.codes) {
+                    vec<__half> h;
+                    h.from(rounded);
+                    *(uint2 *)(p.local.codes + to[half] * p.local.ld + n) = s8_rest8(v, h.v);
+                }
             }
         }
     }

@@ -30,9 +30,11 @@ typedef struct swin_s8_part {
     const float *shrink; /* S8 only: [columns] factors of the values, 16-byte aligned; NULL: none */
 } swin_s8_part;
 
-/* What still has to be added to a residual stream: a product that was rounded before its bias. */
+/* What a residual stream of F16 is short of, in eights, beside it: with a bias, a product that was rounded
+ * before it and still has to be added; without, what rounding the stream to F16 took off (s8_rest of
+ * int8.cuh). */
 typedef struct swin_s8_local {
-    const int8_t *codes; /* [rows][ld], in eights; NULL: nothing */
+    int8_t *codes; /* [rows][ld]; NULL: nothing */
     int64_t ld;
     float scale;
     const float *bias; /* [columns] */
@@ -64,7 +66,8 @@ typedef struct swin_gemm_s8 {
     float raw_scale[2];     /* ...of these scales; 0: they do not */
     bool residual, windows; /* windows: row r of x belongs to row swin_windows_source(&g, r) of y */
     swin_windows g;
-    swin_s8_local local; /* residual of F16 only: y[0] += this too, rounded once */
+    /* Residual of F16 only. With a bias: y[0] += this first. Without: the sum's rest goes there. */
+    swin_s8_local local;
 } swin_gemm_s8;
 
 /* Tensor cores of sm_80 and later. cudaErrorNotSupported: columns not in eights, or pointers not aligned
@@ -104,16 +107,41 @@ cudaError_t swin_norm_local_s8_launch(cudaStream_t stream, const swin_tensor *ou
                                       const swin_norm *n, const swin_s8_local *local);
 
 /* x += fc2(codes(GELU(fc1(codes(LN x))))) in one kernel; x is fc2.y[0], and fc1's x and y are not read but
- * for the factors of y[0]. fc2.local: x is x + that. */
+ * for the factors of y[0]. */
 typedef struct swin_mlp_s8 {
     swin_norm norm;
-    swin_s8_rule input, hidden; /* codes of LN's and of GELU's output */
+    swin_s8_rule input, hidden; /* codes of fc1's input and of GELU's output */
     swin_gemm_s8 fc1, fc2;
 } swin_mlp_s8;
 
 /* Hopper; rows of 96, 128 or 192 F16 values. cudaErrorNotSupported also where few rows make it the slower
  * way. */
 cudaError_t swin_mlp_s8_launch(cudaStream_t stream, const swin_mlp_s8 *p, int multiprocessors);
+
+/* A product that becomes codes of y[0].rule, `step` each, and then gets `bias`; step 0: it is as it is. */
+typedef struct swin_s8_rounding {
+    float step;
+    const float *bias;
+} swin_s8_rounding;
+
+/* All of a block after attention in one kernel; x is mlp.fc2.y[0], attention's output proj.x.
+ * V1: x += proj, then the MLP half; x between the halves is rounded to F16 and its rest where it is
+ * normalised (where proj is not rounded before its bias), and to F16 where it is added to.
+ * V2: x += LN(proj), norm of mlp, then x += last(fc2(GELU(fc1 x))), both as swin_norm_add_launch with
+ * `exact`. */
+typedef struct swin_tail_s8 {
+    swin_mlp_s8 mlp;
+    swin_gemm_s8 proj;
+    swin_s8_rounding proj_rounding, last_rounding; /* last: V2's fc2; y[0] is x with that rule */
+    bool v2;
+    swin_norm last; /* V2 */
+    int8_t *codes;  /* V2: [rows][ld] codes of the new x; NULL: none */
+    int64_t ld;
+    swin_s8_rule rule; /* of these */
+} swin_tail_s8;
+
+/* Where swin_mlp_s8_launch is at home. */
+cudaError_t swin_tail_s8_launch(cudaStream_t stream, const swin_tail_s8 *p, int multiprocessors);
 
 /* y = codes(act(w codes(LN x) + bias)) in one kernel: gemm, whose x is not read, over LayerNorm of x
  * (F16), or of x + gemm.local. */

@@ -34,7 +34,7 @@ __device__ __forceinline__ void normalise_row(vec<T> (&v)[VECTORS], const swin_n
 #pragma unroll
     for (int i = 0; i < VECTORS; i++)
         if (lane + i * group < total)
-            for (int k = 0; k < N; k++) squares += (v[i].v[k] - mean) * (v[i].v[k] - mean);
+            for (int k = 0; k < N; k++) squares = fmaf(v[i].v[k] - mean, v[i].v[k] - mean, squares);
     const float factor = 1.f / sqrtf(group_sum(squares, group) / (float)cols + n.eps);
 #pragma unroll
     for (int i = 0; i < VECTORS; i++) {
@@ -44,10 +44,10 @@ __device__ __forceinline__ void normalise_row(vec<T> (&v)[VECTORS], const swin_n
         for (int k = 0; k < N; k += 4) {
             const float4 a = *reinterpret_cast<const float4 *>(n.gamma + at * N + k);
             const float4 b = *reinterpret_cast<const float4 *>(n.beta + at * N + k);
-            v[i].v[k] = (v[i].v[k] - mean) * factor * a.x + b.x;
-            v[i].v[k + 1] = (v[i].v[k + 1] - mean) * factor * a.y + b.y;
-            v[i].v[k + 2] = (v[i].v[k + 2] - mean) * factor * a.z + b.z;
-            v[i].v[k + 3] = (v[i].v[k + 3] - mean) * factor * a.w + b.w;
+            v[i].v[k] = fmaf((v[i].v[k] - mean) * factor, a.x, b.x);
+            v[i].v[k + 1] = fmaf((v[i].v[k + 1] - mean) * factor, a.y, b.y);
+            v[i].v[k + 2] = fmaf((v[i].v[k + 2] - mean) * factor, a.z, b.z);
+            v[i].v[k + 3] = fmaf((v[i].v[k + 3] - mean) * factor, a.w, b.w);
         }
     }
 }

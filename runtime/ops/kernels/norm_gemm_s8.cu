@@ -139,8 +139,11 @@ template <int LAST, bool LOCAL> cudaError_t pick_few(cudaStream_t stream, const 
 
 template <int LAST> cudaError_t pick(cudaStream_t stream, const swin_norm_gemm_s8 *p, int sms)
 {
-    if (p->gemm.local.codes)
-        return LAST == S8_GELU_CODES ? pick_few<S8_GELU_CODES, true>(stream, p, sms) : cudaErrorNotSupported;
+    if (p->gemm.local.codes) { /* shorter rows stay in tail_s8.cu's registers */
+        if (LAST != S8_GELU_CODES) return cudaErrorNotSupported;
+        return p->gemm.k == 192 ? launch<S8_GELU_CODES, 192, 2, 1, 2, true>(stream, p, sms)
+                                : pick_few<S8_GELU_CODES, true>(stream, p, sms);
+    }
     switch (p->gemm.k) {
     case 96:
         return launch<LAST, 96, 2, 1, 3, false>(stream, p, sms);

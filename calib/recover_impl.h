@@ -178,6 +178,8 @@ typedef struct recover_view {
     float *hidden;                       /* owned: [fc1.rows][hidden] fc1's output before GELU */
     float *qkv_importance,
         *fc1_importance; /* owned: [3C], [hidden] what errors there count, in the output's units */
+    float *
+        worth; /* owned: [2C] of a squared error in proj's and in fc2's outputs; of a merge: in reduction's */
     double share; /* of an error's variance in the values that is left in what attention makes of them */
     double *q_importance, *k_importance, *v_importance; /* into one owned block: [C] each */
 } recover_view;
@@ -191,9 +193,6 @@ void recover_view_close(recover_view *v);
 
 /* The qkv bias, [3C]; V2 joins its two. Caller frees. NULL: no memory. */
 float *recover_qkv_bias(const recover_view *v);
-
-/* Sum of the squares of column k of w [rows][cols]. */
-double recover_column_energy(const float *w, int rows, int cols, int k);
 
 /* ---- recover_stream.c --------------------------------------------------------------------------------------------- */
 

@@ -131,22 +131,18 @@ static swin_status histogram_range(recover_view *v, swin_site_kind kind, int *co
     return settle(v, s, amax, count);
 }
 
-/* What a GEMM gives before its bias. importance NULL: it goes into the residual stream. */
+/* What a GEMM gives before its bias. */
 static swin_status product_range(recover_view *v, swin_site_kind kind, const recover_samples *x,
                                  const float *w, int n, const float *importance, int *count)
 {
     if (!record_of(v, kind)->enabled) return SWIN_OK;
-    float *y = malloc((size_t)x->rows * (size_t)n * sizeof *y), *worth = malloc((size_t)n * sizeof *worth);
+    float *y = malloc((size_t)x->rows * (size_t)n * sizeof *y);
     double *weight = malloc((size_t)n * sizeof *weight);
-    swin_status st = y && weight && worth
-                         ? recover_linear(v->r, y, x->x, x->rows, w, NULL, n, x->cols)
-                         : swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d x %d", x->rows, n);
-    if (st == SWIN_OK && !importance)
-        recover_stream_worth(worth, v->r, swin_site_make(v->stage, v->block, kind));
-    for (int i = 0; st == SWIN_OK && i < n; i++) weight[i] = (double)(importance ? importance[i] : worth[i]);
+    swin_status st = y && weight ? recover_linear(v->r, y, x->x, x->rows, w, NULL, n, x->cols)
+                                 : swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d x %d", x->rows, n);
+    for (int i = 0; st == SWIN_OK && i < n; i++) weight[i] = (double)importance[i];
     if (st == SWIN_OK) st = column_range(v, kind, y, x->rows, n, n, weight, count);
     free(y);
-    free(worth);
     free(weight);
     return st;
 }
@@ -157,6 +153,7 @@ static swin_status stream_range(recover_view *v, const recover_stream *stream, i
     swin_site_record *s = record_of(v, swin_site_kind_of(stream->product));
     float amax;
     swin_quant q;
+    if (!s->enabled) return SWIN_OK;
     trial t = { .v = v, .s = s, .stream = stream };
     SWIN_TRY(swin_pool_run(v->r->pool, STEPS, try_range, &t));
     SWIN_TRY(candidate(&q, &amax, v, s, least(t.error)));
@@ -201,10 +198,10 @@ static swin_status block_ranges(recover_view *v, int *count)
     SWIN_TRY(recover_view_measure(v));
     const layer layers[] = {
         { SWIN_SITE_QKV_INPUT, &v->qkv, b->qkv_weight, 3 * c, v->qkv_importance },
-        { SWIN_SITE_PROJ_INPUT, &v->proj, b->proj_weight, c, NULL },
+        { SWIN_SITE_PROJ_INPUT, &v->proj, b->proj_weight, c, v->worth },
         { SWIN_SITE_FC1_INPUT, &v->fc1, b->fc1_weight, hidden, v->fc1_importance },
     };
-    const layer fc2 = { SWIN_SITE_FC2_INPUT, &v->fc2, b->fc2_weight, c, NULL };
+    const layer fc2 = { SWIN_SITE_FC2_INPUT, &v->fc2, b->fc2_weight, c, v->worth + c };
     for (size_t i = 0; i < SWIN_COUNT(layers); i++) SWIN_TRY(layer_ranges(v, &layers[i], count));
     SWIN_TRY(layer_input_range(v, &fc2, count));
     return operand_ranges(v, count);
@@ -213,7 +210,7 @@ static swin_status block_ranges(recover_view *v, int *count)
 static swin_status merge_ranges(recover_view *v, int *count)
 {
     const layer l = { SWIN_SITE_REDUCTION_INPUT, &v->qkv, v->r->w.stages[v->stage].reduction_weight,
-                      2 * v->shape.channels, NULL };
+                      2 * v->shape.channels, v->worth };
     return layer_input_range(v, &l, count);
 }
 

@@ -1,6 +1,6 @@
 /* What an error in the residual stream is worth: by the layers that read the stream from there to the stage's
  * end. LayerNorm divides all channels of a token by the same number, so a channel counts by its gain and by the weights that
- * read it. Readers count alike, whatever the size of their outputs. A channel that stands out also moves that number, and with
+ * read it. A channel that stands out also moves that number, and with
  * it all others: so for what fc2 and the merges add, the error is taken behind LayerNorm, on tokens. */
 #include <math.h>
 #include <stdlib.h>
@@ -9,29 +9,32 @@
 #include "calib/recover_step.h"
 #include "runtime/swin/outputs.h"
 
+enum { AHEAD = 3 }; /* blocks that are looked at, besides the stage's end */
+
 typedef struct reader {
     const float *gamma; /* [groups C]; NULL: 1 */
     const float *w;     /* [rows][groups C] */
     int rows, groups;
 } reader;
 
-static double channel_worth(const reader *o, int channels, int k)
-{
-    double sum = 0;
-    for (int g = 0; g < o->groups; g++) {
-        const int at = g * channels + k;
-        const double gain = o->gamma ? (double)o->gamma[at] : 1;
-        sum += gain * gain * recover_column_energy(o->w, o->rows, o->groups * channels, at);
-    }
-    return sum;
-}
-
-/* worth [channels] += the reader's, scaled to a mean of 1. */
+/* worth [channels] += the reader's, with a mean of 1. Every output of the reader counts alike, whatever its size: rows of
+ * queries, keys and values may be scaled against each other. */
 static void add_reader(float *worth, const reader *o, int channels)
 {
-    double mean = 0;
-    for (int k = 0; k < channels; k++) mean += channel_worth(o, channels, k) / channels;
-    for (int k = 0; mean > 0 && k < channels; k++) worth[k] += (float)(channel_worth(o, channels, k) / mean);
+    const int n = o->groups * channels;
+    for (int r = 0; r < o->rows; r++) {
+        const float *w = o->w + (size_t)r * (size_t)n;
+        double energy = 0;
+        for (int k = 0; k < n; k++) {
+            const double v = o->gamma ? (double)o->gamma[k] * (double)w[k] : (double)w[k];
+            energy += v * v;
+        }
+        const double scale = energy > 0 ? channels / energy / o->rows : 0;
+        for (int k = 0; k < n; k++) {
+            const double v = o->gamma ? (double)o->gamma[k] * (double)w[k] : (double)w[k];
+            worth[k % channels] += (float)(v * v * scale);
+        }
+    }
 }
 
 static void add_block(float *worth, const swin_recover *r, const swin_stage *s, const swin_block_weights *b,
@@ -73,7 +76,8 @@ void recover_stream_worth(float *worth, const swin_recover *r, swin_site product
     const swin_stage s = swin_config_stage(r->config, stage);
     for (int k = 0; k < s.channels; k++) worth[k] = 0;
     if (first) add_block(worth, r, &s, &r->w.stages[stage].blocks[block], true);
-    for (int i = merge ? 0 : block + 1; i < s.depth; i++)
+    const int next = merge ? 0 : block + 1;
+    for (int i = next; i < s.depth && i < next + AHEAD; i++)
         add_block(worth, r, &s, &r->w.stages[stage].blocks[i], false);
     add_end(worth, r, stage, s.channels);
     const float *gamma = norm_behind(r, product);

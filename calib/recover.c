@@ -58,10 +58,17 @@ swin_status swin_recover_choose(unsigned *chosen, const char *text)
     }
 }
 
+static bool is_due(const swin_recover *r, int i, swin_recover_when when)
+{
+    const swin_recover_method *m = methods[i];
+    return (r->o.methods >> i & 1) && !(r->done >> i & 1) && m->when == when &&
+           (!m->mode || m->mode == r->f->mode);
+}
+
 bool swin_recover_has(const swin_recover *r, swin_recover_when when)
 {
     for (int i = 0; methods[i]; i++)
-        if ((r->o.methods >> i & 1) && !(r->done >> i & 1) && methods[i]->when == when) return true;
+        if (is_due(r, i, when)) return true;
     return false;
 }
 
@@ -293,7 +300,7 @@ static swin_status run(swin_recover *r, swin_recover_when when)
     if (!r->measured) SWIN_TRY(account(r, NULL));
     if (when == SWIN_RECOVER_AFTER) SWIN_TRY(swin_weights_clone(&r->exact, &r->w, r->config));
     for (int i = 0; methods[i]; i++) {
-        if (!(r->o.methods >> i & 1) || (r->done >> i & 1) || methods[i]->when != when) continue;
+        if (!is_due(r, i, when)) continue;
         if (when == SWIN_RECOVER_BEFORE) return run_method(r, i, &last);
         SWIN_TRY(run_and_judge(r, i));
     }

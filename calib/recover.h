@@ -34,6 +34,7 @@ typedef struct swin_recover_method {
     bool
         guarded; /* is undone when the images held back lose by it; AFTER only. Not for a method that counts on one that
                    * follows, as all that leave means to `bias` do */
+    swin_int8_mode mode; /* the only one in which it has anything to do; 0: all */
     /* Writes into `changed` what it did, in words. */
     swin_status (*run)(swin_recover *r, char *changed, size_t size);
 } swin_recover_method;

@@ -58,8 +58,6 @@ static swin_status outputs(swin_recover *r, char *changed, size_t size)
     int count = 0;
     swin_net *net = NULL;
     recover_walk k = { 0 };
-    snprintf(changed, size, "no product of fc2 or merging is rounded here");
-    if (r->f->mode != SWIN_INT8_MODE_1) return SWIN_OK;
     if (!r->dev->ops->after_channels) {
         snprintf(changed, size, "the %s backend rounds with one scale for a tensor", r->dev->ops->name);
         return SWIN_OK;
@@ -72,12 +70,13 @@ static swin_status outputs(swin_recover *r, char *changed, size_t size)
     return st;
 }
 
+/* Not guarded: no channel's error grows, and a dozen images judge by chance. */
 const swin_recover_method swin_recover_outputs = {
     .name = "outputs",
     .help =
         "fc2's and merging's products rounded with a scale for each channel (int8-mode 1, our engines alone)",
     .levels = SWIN_RECOVER_BEST,
-    .when =
-        SWIN_RECOVER_AFTER, /* not guarded: no channel's error grows, and a dozen images judge by chance */
+    .mode = SWIN_INT8_MODE_1,
+    .when = SWIN_RECOVER_AFTER,
     .run = outputs,
 };

@@ -198,7 +198,7 @@ float *recover_qkv_bias(const recover_view *v);
 
 /* worth [channels of what follows] of a squared error in each channel of a product that goes into the residual stream: the
  * _aftergemm site of proj, fc2 or reduction. */
-void recover_stream_worth(float *worth, const swin_recover *r, swin_site product);
+swin_status recover_stream_worth(float *worth, const swin_recover *r, swin_site product);
 
 /* What fc2 or a merge hands to the stream, on sampled tokens. */
 typedef struct recover_stream {

@@ -17,43 +17,53 @@ typedef struct reader {
     int rows, groups;
 } reader;
 
+enum { LANES = 16 };
+
+/* Sum of (gamma w)^2, and the terms into square [n]. */
+static float row_energy(float *square, const float *w, const float *gamma, int n)
+{
+    float sum[LANES] = { 0 }, all = 0;
+    for (int k = 0; k < n; k++) square[k] = gamma ? gamma[k] * w[k] * gamma[k] * w[k] : w[k] * w[k];
+    int k = 0;
+    for (; k + LANES <= n; k += LANES)
+        for (int j = 0; j < LANES; j++) sum[j] += square[k + j];
+    for (; k < n; k++) all += square[k];
+    for (int j = 0; j < LANES; j++) all += sum[j];
+    return all;
+}
+
 /* worth [channels] += the reader's, with a mean of 1. Every output of the reader counts alike, whatever its size: rows of
- * queries, keys and values may be scaled against each other. */
-static void add_reader(float *worth, const reader *o, int channels)
+ * queries, keys and values may be scaled against each other. room: [groups channels]. */
+static void add_reader(float *worth, const reader *o, int channels, float *room)
 {
     const int n = o->groups * channels;
     for (int r = 0; r < o->rows; r++) {
-        const float *w = o->w + (size_t)r * (size_t)n;
-        double energy = 0;
-        for (int k = 0; k < n; k++) {
-            const double v = o->gamma ? (double)o->gamma[k] * (double)w[k] : (double)w[k];
-            energy += v * v;
-        }
-        const double scale = energy > 0 ? channels / energy / o->rows : 0;
-        for (int k = 0; k < n; k++) {
-            const double v = o->gamma ? (double)o->gamma[k] * (double)w[k] : (double)w[k];
-            worth[k % channels] += (float)(v * v * scale);
-        }
+        const float energy = row_energy(room, o->w + (size_t)r * (size_t)n, o->gamma, n);
+        const float scale = energy > 0 ? (float)channels / energy / (float)o->rows : 0;
+        for (int g = 0; g < o->groups; g++)
+            for (int k = 0; k < channels; k++) worth[k] += room[g * channels + k] * scale;
     }
 }
 
-static void add_block(float *worth, const swin_recover *r, const swin_stage *s, const swin_block_weights *b,
-                      bool second)
+static void add_block(float *worth, float *room, const swin_recover *r, const swin_stage *s,
+                      const swin_block_weights *b, bool second)
 {
     const bool v1 = r->config->family == SWIN_V1;
     const int c = s->channels;
-    if (!second) add_reader(worth, &(reader){ v1 ? b->norm1_weight : NULL, b->qkv_weight, 3 * c, 1 }, c);
-    add_reader(worth, &(reader){ v1 ? b->norm2_weight : NULL, b->fc1_weight, s->hidden, 1 }, c);
+    if (!second)
+        add_reader(worth, &(reader){ v1 ? b->norm1_weight : NULL, b->qkv_weight, 3 * c, 1 }, c, room);
+    add_reader(worth, &(reader){ v1 ? b->norm2_weight : NULL, b->fc1_weight, s->hidden, 1 }, c, room);
 }
 
-static void add_end(float *worth, const swin_recover *r, int stage, int c)
+static void add_end(float *worth, float *room, const swin_recover *r, int stage, int c)
 {
     const swin_stage_weights *s = &r->w.stages[stage];
     if (s->reduction_weight) {
         const float *gamma = r->config->family == SWIN_V1 ? s->merge_norm_weight : NULL;
-        add_reader(worth, &(reader){ gamma, s->reduction_weight, 2 * c, 4 }, c);
+        add_reader(worth, &(reader){ gamma, s->reduction_weight, 2 * c, 4 }, c, room);
     } else if (r->w.head_weight) {
-        add_reader(worth, &(reader){ r->w.norm_weight, r->w.head_weight, r->config->num_classes, 1 }, c);
+        add_reader(worth, &(reader){ r->w.norm_weight, r->w.head_weight, r->config->num_classes, 1 }, c,
+                   room);
     }
 }
 
@@ -68,18 +78,21 @@ static const float *norm_behind(const swin_recover *r, swin_site product)
     return kind == SWIN_SITE_PROJ_AFTERGEMM ? b->norm1_weight : b->norm2_weight;
 }
 
-void recover_stream_worth(float *worth, const swin_recover *r, swin_site product)
+swin_status recover_stream_worth(float *worth, const swin_recover *r, swin_site product)
 {
     const swin_site_kind kind = swin_site_kind_of(product);
     const bool merge = kind == SWIN_SITE_REDUCTION_AFTERGEMM, first = kind == SWIN_SITE_PROJ_AFTERGEMM;
     const int stage = swin_site_stage(product) + merge, block = swin_site_block(product);
     const swin_stage s = swin_config_stage(r->config, stage);
+    float *room = malloc(4 * (size_t)s.channels * sizeof *room);
+    if (!room) return swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d channels", s.channels);
     for (int k = 0; k < s.channels; k++) worth[k] = 0;
-    if (first) add_block(worth, r, &s, &r->w.stages[stage].blocks[block], true);
+    if (first) add_block(worth, room, r, &s, &r->w.stages[stage].blocks[block], true);
     const int next = merge ? 0 : block + 1;
     for (int i = next; i < s.depth && i < next + AHEAD; i++)
-        add_block(worth, r, &s, &r->w.stages[stage].blocks[i], false);
-    add_end(worth, r, stage, s.channels);
+        add_block(worth, room, r, &s, &r->w.stages[stage].blocks[i], false);
+    add_end(worth, room, r, stage, s.channels);
+    free(room);
     const float *gamma = norm_behind(r, product);
     float most = 0;
     for (int k = 0; k < s.channels; k++) {
@@ -88,6 +101,7 @@ void recover_stream_worth(float *worth, const swin_recover *r, swin_site product
     }
     for (int k = 0; most == 0 && k < s.channels; k++)
         worth[k] = 1; /* nobody reads it: no reason to prefer any */
+    return SWIN_OK;
 }
 
 /* ---- errors behind LayerNorm ---------------------------------------------------------------------------------------- */
@@ -172,10 +186,8 @@ swin_status recover_stream_open(recover_stream *s, recover_walk *k, int rows, ui
     s->y = both[0];
     s->x = both[1];
     if (st == SWIN_OK && r->config->family == SWIN_V2) add_bias(s, r);
-    if (st == SWIN_OK)
-        recover_stream_worth(s->worth, r, s->product);
-    else
-        recover_stream_close(s);
+    if (st == SWIN_OK) st = recover_stream_worth(s->worth, r, s->product);
+    if (st != SWIN_OK) recover_stream_close(s);
     return st;
 }
 

@@ -65,14 +65,11 @@ static swin_status measure_worth(recover_view *v)
     v->worth = malloc(n * sizeof *v->worth);
     if (!v->worth) return swin_fail(SWIN_ERR_MEM, "--recover: no memory for %zu channels", n);
     const swin_site reduction = swin_site_make(v->stage, 0, SWIN_SITE_REDUCTION_AFTERGEMM);
-    if (v->merge) {
-        recover_stream_worth(v->worth, v->r, reduction);
-    } else {
-        recover_stream_worth(v->worth, v->r, swin_site_make(v->stage, v->block, SWIN_SITE_PROJ_AFTERGEMM));
-        recover_stream_worth(v->worth + v->shape.channels, v->r,
-                             swin_site_make(v->stage, v->block, SWIN_SITE_FC2_AFTERGEMM));
-    }
-    return SWIN_OK;
+    if (v->merge) return recover_stream_worth(v->worth, v->r, reduction);
+    SWIN_TRY(
+        recover_stream_worth(v->worth, v->r, swin_site_make(v->stage, v->block, SWIN_SITE_PROJ_AFTERGEMM)));
+    return recover_stream_worth(v->worth + v->shape.channels, v->r,
+                                swin_site_make(v->stage, v->block, SWIN_SITE_FC2_AFTERGEMM));
 }
 
 swin_status recover_view_open(recover_view *v, recover_walk *k, int rows, uint64_t seed)

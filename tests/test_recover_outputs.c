@@ -269,10 +269,10 @@ static void test_worth(void **state)
     const swin_site site = swin_site_find(&x.config, "layers.0.blocks.0.mlp.fc2._aftergemm");
     const int c = swin_config_stage(&x.config, 0).channels;
     swin_block_weights *next = &r.w.stages[0].blocks[1];
-    recover_stream_worth(before, &r, site);
+    CHECK_OK(recover_stream_worth(before, &r, site));
     next->norm1_weight[3] *= 16;
     for (int n = 0; n < 3 * c; n++) next->qkv_weight[n * c + 3] /= 16;
-    recover_stream_worth(after, &r, site);
+    CHECK_OK(recover_stream_worth(after, &r, site));
     for (int k = 0; k < c; k++)
         CHECK(before[k] > 0 && fabs((double)after[k] / (double)before[k] - 1) < 1e-5, "channel %d: %g and %g",
               k, (double)before[k], (double)after[k]);
@@ -281,7 +281,7 @@ static void test_worth(void **state)
         r.w.stages[0].blocks[b].norm1_weight[5] = r.w.stages[0].blocks[b].norm2_weight[5] = 0;
     }
     for (int g = 0; g < 4; g++) r.w.stages[0].merge_norm_weight[g * c + 5] = 0;
-    recover_stream_worth(after, &r, site);
+    CHECK_OK(recover_stream_worth(after, &r, site));
     CHECK(after[5] == 0 && after[6] > 0, "a channel that nobody reads is worth %g", (double)after[5]);
     swin_weights_free(&r.w);
     recovering_teardown(&x);

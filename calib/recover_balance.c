@@ -261,7 +261,7 @@ static swin_status balance_values(room *o, int *count)
     recover_view *v = o->v;
     recover_gemm g;
     const candidate *best = NULL;
-    SWIN_TRY(recover_gemm_init(&g, v->r, &v->proj, v->b->proj_weight, o->n, v->worth));
+    SWIN_TRY(recover_gemm_init(&g, v->r, &v->proj, v->b->proj_weight, o->n, NULL));
     o->proj = &g;
     fill(o, o->part[2].top, g.w_amax, false);
     const swin_status st = choose(&best, o, try_values);

@@ -198,7 +198,7 @@ static swin_status factor_hidden(recover_view *v, int *count)
     bool changed = false;
     float *factor = malloc((size_t)hidden * sizeof *factor);
     if (!factor) return swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d factors", hidden);
-    swin_status st = choose(factor, &changed, v, site, &v->fc2, v->b->fc2_weight, c, v->worth + c);
+    swin_status st = choose(factor, &changed, v, site, &v->fc2, v->b->fc2_weight, c, NULL);
     if (!changed) {
         free(factor);
         return st;
@@ -236,9 +236,16 @@ static swin_status equalize_block(recover_view *v, counts *n)
 static swin_status equalize_merge(recover_view *v, counts *n)
 {
     swin_stage_weights *s = &v->r->w.stages[v->stage];
+    const int out = 2 * v->shape.channels;
     if (v->r->config->family != SWIN_V1) return SWIN_OK;
-    return fold_layer(v, SWIN_SITE_REDUCTION_INPUT, &v->qkv, s->merge_norm_weight, s->merge_norm_bias,
-                      s->reduction_weight, 2 * v->shape.channels, v->worth, &n->norms);
+    float *worth = malloc((size_t)out * sizeof *worth);
+    if (!worth) return swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d channels", out);
+    swin_status st = recover_stream_worth(worth, v->r, recover_reduction(v));
+    if (st == SWIN_OK)
+        st = fold_layer(v, SWIN_SITE_REDUCTION_INPUT, &v->qkv, s->merge_norm_weight, s->merge_norm_bias,
+                        s->reduction_weight, out, worth, &n->norms);
+    free(worth);
+    return st;
 }
 
 /* What a block hands on does not change, so one walk with the weights as they are before serves every block. */

@@ -197,8 +197,14 @@ float *recover_qkv_bias(const recover_view *v);
 /* ---- recover_stream.c --------------------------------------------------------------------------------------------- */
 
 /* worth [channels of what follows] of a squared error in each channel of a product that goes into the residual stream: the
- * _aftergemm site of proj, fc2 or reduction. */
+ * _aftergemm site of fc2 or reduction. */
 swin_status recover_stream_worth(float *worth, const swin_recover *r, swin_site product);
+
+/* The _aftergemm site of the merge that a view looks at. */
+static inline swin_site recover_reduction(const recover_view *v)
+{
+    return swin_site_make(v->stage, 0, SWIN_SITE_REDUCTION_AFTERGEMM);
+}
 
 /* What fc2 or a merge hands to the stream, on sampled tokens. */
 typedef struct recover_stream {

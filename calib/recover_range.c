@@ -131,7 +131,7 @@ static swin_status histogram_range(recover_view *v, swin_site_kind kind, int *co
     return settle(v, s, amax, count);
 }
 
-/* What a GEMM gives before its bias. */
+/* What a GEMM gives before its bias. importance NULL: 1 each. */
 static swin_status product_range(recover_view *v, swin_site_kind kind, const recover_samples *x,
                                  const float *w, int n, const float *importance, int *count)
 {
@@ -140,7 +140,7 @@ static swin_status product_range(recover_view *v, swin_site_kind kind, const rec
     double *weight = malloc((size_t)n * sizeof *weight);
     swin_status st = y && weight ? recover_linear(v->r, y, x->x, x->rows, w, NULL, n, x->cols)
                                  : swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d x %d", x->rows, n);
-    for (int i = 0; st == SWIN_OK && i < n; i++) weight[i] = (double)importance[i];
+    for (int i = 0; st == SWIN_OK && i < n; i++) weight[i] = importance ? (double)importance[i] : 1;
     if (st == SWIN_OK) st = column_range(v, kind, y, x->rows, n, n, weight, count);
     free(y);
     free(weight);
@@ -198,10 +198,10 @@ static swin_status block_ranges(recover_view *v, int *count)
     SWIN_TRY(recover_view_measure(v));
     const layer layers[] = {
         { SWIN_SITE_QKV_INPUT, &v->qkv, b->qkv_weight, 3 * c, v->qkv_importance },
-        { SWIN_SITE_PROJ_INPUT, &v->proj, b->proj_weight, c, v->worth },
+        { SWIN_SITE_PROJ_INPUT, &v->proj, b->proj_weight, c, NULL },
         { SWIN_SITE_FC1_INPUT, &v->fc1, b->fc1_weight, hidden, v->fc1_importance },
     };
-    const layer fc2 = { SWIN_SITE_FC2_INPUT, &v->fc2, b->fc2_weight, c, v->worth + c };
+    const layer fc2 = { SWIN_SITE_FC2_INPUT, &v->fc2, b->fc2_weight, c, NULL };
     for (size_t i = 0; i < SWIN_COUNT(layers); i++) SWIN_TRY(layer_ranges(v, &layers[i], count));
     SWIN_TRY(layer_input_range(v, &fc2, count));
     return operand_ranges(v, count);
@@ -209,9 +209,15 @@ static swin_status block_ranges(recover_view *v, int *count)
 
 static swin_status merge_ranges(recover_view *v, int *count)
 {
-    const layer l = { SWIN_SITE_REDUCTION_INPUT, &v->qkv, v->r->w.stages[v->stage].reduction_weight,
-                      2 * v->shape.channels, v->worth };
-    return layer_input_range(v, &l, count);
+    const int out = 2 * v->shape.channels;
+    float *worth = malloc((size_t)out * sizeof *worth);
+    if (!worth) return swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d channels", out);
+    const layer l = { SWIN_SITE_REDUCTION_INPUT, &v->qkv, v->r->w.stages[v->stage].reduction_weight, out,
+                      worth };
+    swin_status st = recover_stream_worth(worth, v->r, recover_reduction(v));
+    if (st == SWIN_OK) st = layer_input_range(v, &l, count);
+    free(worth);
+    return st;
 }
 
 /* The block or merge that k stands before. */

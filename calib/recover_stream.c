@@ -46,12 +46,11 @@ static void add_reader(float *worth, const reader *o, int channels, float *room)
 }
 
 static void add_block(float *worth, float *room, const swin_recover *r, const swin_stage *s,
-                      const swin_block_weights *b, bool second)
+                      const swin_block_weights *b)
 {
     const bool v1 = r->config->family == SWIN_V1;
     const int c = s->channels;
-    if (!second)
-        add_reader(worth, &(reader){ v1 ? b->norm1_weight : NULL, b->qkv_weight, 3 * c, 1 }, c, room);
+    add_reader(worth, &(reader){ v1 ? b->norm1_weight : NULL, b->qkv_weight, 3 * c, 1 }, c, room);
     add_reader(worth, &(reader){ v1 ? b->norm2_weight : NULL, b->fc1_weight, s->hidden, 1 }, c, room);
 }
 
@@ -73,24 +72,21 @@ static const float *norm_behind(const swin_recover *r, swin_site product)
     const swin_stage_weights *s = &r->w.stages[swin_site_stage(product)];
     const swin_site_kind kind = swin_site_kind_of(product);
     if (r->config->family == SWIN_V1) return NULL;
-    if (kind == SWIN_SITE_REDUCTION_AFTERGEMM) return s->merge_norm_weight;
-    const swin_block_weights *b = &s->blocks[swin_site_block(product)];
-    return kind == SWIN_SITE_PROJ_AFTERGEMM ? b->norm1_weight : b->norm2_weight;
+    return kind == SWIN_SITE_REDUCTION_AFTERGEMM ? s->merge_norm_weight
+                                                 : s->blocks[swin_site_block(product)].norm2_weight;
 }
 
 swin_status recover_stream_worth(float *worth, const swin_recover *r, swin_site product)
 {
-    const swin_site_kind kind = swin_site_kind_of(product);
-    const bool merge = kind == SWIN_SITE_REDUCTION_AFTERGEMM, first = kind == SWIN_SITE_PROJ_AFTERGEMM;
+    const bool merge = swin_site_kind_of(product) == SWIN_SITE_REDUCTION_AFTERGEMM;
     const int stage = swin_site_stage(product) + merge, block = swin_site_block(product);
     const swin_stage s = swin_config_stage(r->config, stage);
     float *room = malloc(4 * (size_t)s.channels * sizeof *room);
     if (!room) return swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d channels", s.channels);
     for (int k = 0; k < s.channels; k++) worth[k] = 0;
-    if (first) add_block(worth, room, r, &s, &r->w.stages[stage].blocks[block], true);
     const int next = merge ? 0 : block + 1;
     for (int i = next; i < s.depth && i < next + AHEAD; i++)
-        add_block(worth, room, r, &s, &r->w.stages[stage].blocks[i], false);
+        add_block(worth, room, r, &s, &r->w.stages[stage].blocks[i]);
     add_end(worth, room, r, stage, s.channels);
     free(room);
     const float *gamma = norm_behind(r, product);

@@ -59,19 +59,6 @@ static swin_status share_at(void *user, const swin_tap_point *p)
     return st;
 }
 
-static swin_status measure_worth(recover_view *v)
-{
-    const size_t n = 2 * (size_t)v->shape.channels;
-    v->worth = malloc(n * sizeof *v->worth);
-    if (!v->worth) return swin_fail(SWIN_ERR_MEM, "--recover: no memory for %zu channels", n);
-    const swin_site reduction = swin_site_make(v->stage, 0, SWIN_SITE_REDUCTION_AFTERGEMM);
-    if (v->merge) return recover_stream_worth(v->worth, v->r, reduction);
-    SWIN_TRY(
-        recover_stream_worth(v->worth, v->r, swin_site_make(v->stage, v->block, SWIN_SITE_PROJ_AFTERGEMM)));
-    return recover_stream_worth(v->worth + v->shape.channels, v->r,
-                                swin_site_make(v->stage, v->block, SWIN_SITE_FC2_AFTERGEMM));
-}
-
 swin_status recover_view_open(recover_view *v, recover_walk *k, int rows, uint64_t seed)
 {
     swin_recover *r = k->r;
@@ -89,7 +76,6 @@ swin_status recover_view_open(recover_view *v, recover_walk *k, int rows, uint64
         st = swin_net_forward_parts(k->net, k->part, k->part + 1, k->stream, 1, NULL, &share);
     }
     if (st == SWIN_OK) st = gather(v, k, rows, seed);
-    if (st == SWIN_OK) st = measure_worth(v);
     if (st != SWIN_OK) recover_view_close(v);
     return st;
 }
@@ -106,7 +92,6 @@ void recover_view_close(recover_view *v)
     free(v->qkv_importance);
     free(v->fc1_importance);
     free(v->q_importance);
-    free(v->worth);
     *v = (recover_view){ 0 };
 }
 
@@ -127,13 +112,12 @@ float *recover_qkv_bias(const recover_view *v)
     return bias;
 }
 
-/* Sum of the squares of column k of w [rows][cols], each times what that row's output is worth. */
-static double column_energy(const float *w, const float *worth, int rows, int cols, int k)
+static double column_energy(const float *w, int rows, int cols, int k)
 {
     double sum = 0;
     for (int n = 0; n < rows; n++) {
         const double x = w[(size_t)n * (size_t)cols + (size_t)k];
-        sum += (double)worth[n] * x * x;
+        sum += x * x;
     }
     return sum;
 }
@@ -180,7 +164,7 @@ static void head_importance(recover_view *v, int head)
     double values = 0, scale = config->qk_scale > 0 ? config->qk_scale : 1 / sqrt(d);
     for (int k = head * d; k < (head + 1) * d; k++) {
         const moment m = moment_of(v->y + 2 * c + k, rows, ld);
-        v->v_importance[k] = column_energy(v->b->proj_weight, v->worth, c, c, k);
+        v->v_importance[k] = column_energy(v->b->proj_weight, c, c, k);
         values += v->v_importance[k] * (m.square - m.mean * m.mean);
     }
     const bool v2 = v->b->logit_scale != NULL;
@@ -209,8 +193,7 @@ static swin_status hidden_importance(void *user, size_t task, int worker)
             const double slope = 0.5 * (1 + erf(u * M_SQRT1_2)) + u * exp(-0.5 * u * u) * 0.3989422804014327;
             sum += slope * slope;
         }
-        v->fc1_importance[k] =
-            (float)(sum / rows * column_energy(v->b->fc2_weight, v->worth + c, c, hidden, k));
+        v->fc1_importance[k] = (float)(sum / rows * column_energy(v->b->fc2_weight, c, hidden, k));
     }
     return SWIN_OK;
 }

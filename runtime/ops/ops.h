@@ -186,7 +186,8 @@ struct swin_ops {
                                const swin_patch_embed *p);
     /* out = LayerNorm(x), row by row. */
     swin_status (*layernorm)(swin_dev *dev, swin_tensor *out, const swin_tensor *x, const swin_norm *n);
-    /* out, in window order = LayerNorm(x) (n NULL: x itself) of the image-order map, shifted and partitioned. */
+    /* out, in window order = LayerNorm(x) (n NULL: x itself) of the image-order map, shifted and partitioned. out may be
+     * SWIN_F32 where x is of a half type. */
     swin_status (*layernorm_windows)(swin_dev *dev, swin_tensor *out, const swin_tensor *x,
                                      const swin_norm *n, const swin_windows *g);
     /* out [B*H/2*W/2][4C] = LayerNorm over 4C (n NULL: none) of the four neighbours (0,0), (1,0), (0,1), (1,1) as

@@ -205,7 +205,9 @@ static swin_status cuda_layernorm_windows(swin_dev *dev, swin_tensor *out, const
                                           const swin_norm *n, const swin_windows *g)
 {
     if (out->dtype == SWIN_S8) return swin_norm_s8_cuda(dev, out, x, n, SWIN_ROWS_WINDOWS, g);
-    SWIN_TRY(swin_check_cuda("layernorm_windows", out, x, x->rows, x->cols));
+    swin_tensor as_x = *out;
+    if (out->dtype == SWIN_F32) as_x.dtype = x->dtype;
+    SWIN_TRY(swin_check_cuda("layernorm_windows", &as_x, x, x->rows, x->cols));
     SWIN_TRY(check_windows("layernorm_windows", g, x->rows));
     return swin_cuda_status(swin_norm_launch(swin_cuda_of(dev)->stream, out, x, n, SWIN_ROWS_WINDOWS, g),
                             "layernorm_windows");

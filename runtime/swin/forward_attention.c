@@ -91,6 +91,7 @@ static swin_status quantized_operands(const walk *w, swin_tensor parts[3], swin_
     const int64_t c = b->qkv.l.in;
     bool shown;
     swin_tensor qkv = activation(w, w->net->wide, x->rows, 3 * c);
+    if (net_wide(w, &b->qkv)) qkv.dtype = SWIN_F32;
     SWIN_TRY(net_linear(w, &qkv, x, &b->qkv, SWIN_ACT_NONE, &sites, &shown));
     for (int i = 0; i < 3; i++) {
         const swin_tensor part = swin_columns(&qkv, i * c, c);

@@ -145,7 +145,8 @@ swin_status net_attention_half(const walk *w, const net_block *b, swin_tensor *x
         if (st != SWIN_ERR_UNSUPPORTED) return st;
         *w->coded = false;
     }
-    swin_tensor a = layer_input(w, &b->qkv, w->net->normed, x->rows, x->cols);
+    void *room = net_wide(w, &b->qkv) ? w->net->narrow : w->net->normed;
+    swin_tensor a = layer_input(w, &b->qkv, room, x->rows, x->cols);
     if (!v2) SWIN_TRY(net_touch_norm_input(w, &b->proj, &net_attention_sites, x));
     SWIN_TRY(w->ops->layernorm_windows(w->dev, &a, x, norm_before(b, &b->norm1), g));
     SWIN_TRY(rounded(w, &a));

@@ -113,10 +113,17 @@ static inline swin_tensor code_matrix(void *buffer, int64_t rows, int64_t cols, 
     return t;
 }
 
+/* The layer computes in float32 although the network's type is a half one. */
+static inline bool net_wide(const walk *w, const net_layer *l)
+{
+    return !l->integer && !w->net->emulate && l->l.dtype != w->net->act;
+}
+
 /* What a layer reads: codes where it runs on integers. */
 static inline swin_tensor layer_input(const walk *w, const net_layer *l, void *buffer, int64_t rows,
                                       int64_t cols)
 {
+    if (net_wide(w, l)) return swin_matrix(buffer, SWIN_F32, rows, cols);
     if (!l->integer) return activation(w, buffer, rows, cols);
     swin_tensor t = code_matrix(buffer, rows, cols, &l->input);
     t.shrink = l->shrink;

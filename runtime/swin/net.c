@@ -57,7 +57,8 @@ swin_status swin_net_create(swin_net **out, swin_dev *dev, const swin_config *c,
     return SWIN_OK;
 }
 
-/* ---- activations --------------------------------------------------------------------------------------------- */
+/* ---- activations
+ * --------------------------------------------------------------------------------------------- */
 
 static void drop(swin_net *net, void **p)
 {
@@ -108,11 +109,14 @@ static void choose_chunks(swin_net *net, int batch)
     }
 }
 
-static bool has_raw_operands(const swin_net *net)
+/* Some q, k and v are float32 before they become codes: V2's, before it normalises them, and those of a
+ * float layer. */
+static bool has_wide_operands(const swin_net *net)
 {
     for (int i = 0; i < net->config.num_stages; i++)
         for (int b = 0; b < net->stages[i].shape.depth; b++)
-            if (net->stages[i].blocks[b].head_scale && net->stages[i].blocks[b].attention_integer)
+            if (net->stages[i].blocks[b].attention_integer &&
+                (net->stages[i].blocks[b].head_scale || !net->stages[i].blocks[b].qkv.integer))
                 return true;
     return false;
 }
@@ -142,8 +146,7 @@ static swin_status alloc_activations(swin_net *net, int batch)
     if (stream[1]) SWIN_TRY(ops->alloc(net->dev, &net->x[1], stream[1] * unit));
     SWIN_TRY(ops->alloc(net->dev, &net->normed, normed * unit));
     SWIN_TRY(ops->alloc(net->dev, &net->narrow, narrow));
-    /* V2's integer attention reads queries and keys as float32 before it normalises them. */
-    SWIN_TRY(ops->alloc(net->dev, &net->wide, wide * (has_raw_operands(net) ? sizeof(float) : unit)));
+    SWIN_TRY(ops->alloc(net->dev, &net->wide, wide * (has_wide_operands(net) ? sizeof(float) : unit)));
     SWIN_TRY(ops->alloc(net->dev, &net->pooled, images * last * unit));
     SWIN_TRY(ops->alloc(net->dev, &net->logits, images * classes * unit));
     net->host_logits = malloc(images * classes * unit);
@@ -176,7 +179,8 @@ swin_status net_reserve(swin_net *net, int batch, bool with_scores)
     return st;
 }
 
-/* ---- forward ------------------------------------------------------------------------------------------------- */
+/* ---- forward
+ * ------------------------------------------------------------------------------------------------- */
 
 swin_status swin_net_forward_device(swin_net *net, const float *images, int batch, swin_tensor *logits,
                                     const swin_tap *tap)

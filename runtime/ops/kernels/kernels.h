@@ -52,7 +52,8 @@ cudaError_t swin_patch_embed_launch(cudaStream_t stream, const swin_tensor *out,
 /* ---- norm.cu ----------------------------------------------------------------------------------------------- */
 typedef enum swin_norm_rows { SWIN_ROWS_SAME, SWIN_ROWS_WINDOWS, SWIN_ROWS_MERGE } swin_norm_rows;
 
-/* How out's rows are gathered from x: the same row, window order, or four neighbours side by side. n NULL: no norm. */
+/* How out's rows are gathered from x: the same row, window order, or four neighbours side by side. n NULL: no norm. out is of
+ * x's type, or in window order SWIN_F32. */
 cudaError_t swin_norm_launch(cudaStream_t stream, const swin_tensor *out, const swin_tensor *x,
                              const swin_norm *n, swin_norm_rows rows, const swin_windows *g);
 

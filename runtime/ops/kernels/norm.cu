@@ -52,8 +52,8 @@ static __global__ void __launch_bounds__(256) norm_kernel(norm_args p)
     }
 }
 
-/* One block a row, any length and alignment. */
-template <class T, swin_norm_rows ROWS>
+/* One block a row, any length and alignment; O: out's type. */
+template <class T, class O, swin_norm_rows ROWS>
 static __global__ void __launch_bounds__(128) norm_any_kernel(norm_args p)
 {
     __shared__ float part[4];
@@ -76,11 +76,11 @@ static __global__ void __launch_bounds__(128) norm_any_kernel(norm_args p)
         else
             mean = sum / (float)p.cols;
     }
-    T *out = (T *)p.out.data + row * p.out.ld;
+    O *out = (O *)p.out.data + row * p.out.ld;
     for (int i = threadIdx.x; i < p.cols; i += blockDim.x) {
         float v = to_float(*gather<T, ROWS>(p, row, i));
         if (p.norm.gamma) v = (v - mean) * factor * p.norm.gamma[i] + p.norm.beta[i];
-        out[i] = from_float<T>(v);
+        out[i] = from_float<O>(v);
     }
 }
 
@@ -91,7 +91,7 @@ static cudaError_t launch(cudaStream_t stream, norm_args p, bool vectors)
     p.group = norm_group(total);
     const int each = (total + p.group - 1) / p.group;
     if (!vectors || each > 12)
-        return chain_launch(norm_any_kernel<T, ROWS>, (unsigned)p.out.rows, 128, 0, stream, p);
+        return chain_launch(norm_any_kernel<T, T, ROWS>, (unsigned)p.out.rows, 128, 0, stream, p);
     const int64_t per_block = 256 / p.group;
     const unsigned blocks = (unsigned)((p.out.rows + per_block - 1) / per_block);
     if (each <= 3) return chain_launch(norm_kernel<T, 3, ROWS>, blocks, 256, 0, stream, p);
@@ -109,6 +109,11 @@ extern "C" cudaError_t swin_norm_launch(cudaStream_t stream, const swin_tensor *
     if (g) p.g = *g;
     const bool vectors = swin_vectors(out) && swin_vectors(x);
     SWIN_WITH_TYPE(x->dtype, {
+        if (out->dtype != x->dtype) /* to float32, for a float layer before integers */
+            return rows == SWIN_ROWS_WINDOWS && out->dtype == SWIN_F32
+                       ? chain_launch(norm_any_kernel<T, float, SWIN_ROWS_WINDOWS>, (unsigned)p.out.rows, 128,
+                                      0, stream, p)
+                       : cudaErrorInvalidValue;
         if (rows == SWIN_ROWS_SAME) return launch<T, SWIN_ROWS_SAME>(stream, p, vectors);
         if (rows == SWIN_ROWS_WINDOWS) return launch<T, SWIN_ROWS_WINDOWS>(stream, p, vectors);
         return launch<T, SWIN_ROWS_MERGE>(stream, p, vectors);

@@ -7,8 +7,6 @@
  * Floors at 64 images of 224 pixels (Swin-T): the stream read and written is 77 MB in stage 0, 26 us at 3
  * TB/s; weights from L2, 115 MB in every stage; GELU and codes, about 17 instructions for each of 77 M
  * values, 46 us. So GELU is what the time goes into, and what the rest should hide behind. */
-#include <stdlib.h>
-
 #include "runtime/ops/kernels/mlp_s8.cuh"
 
 #pragma nv_diag_suppress 177 /* code for other chips uses nothing of this */
@@ -16,7 +14,7 @@
 namespace
 {
 
-template <int C, int WG, int FIT, bool AFTER, bool AHEAD>
+template <int C, int WG, int FIT, bool AFTER>
 __global__ void __launch_bounds__(128 * WG, FIT) mlp_s8_kernel(const __grid_constant__ swin_mlp_s8 p)
 {
 #if SWIN_HAVE_WGMMA
@@ -35,38 +33,32 @@ __global__ void __launch_bounds__(128 * WG, FIT) mlp_s8_kernel(const __grid_cons
                                               p.fc2.m, p.norm, p.input, p.fc2.local);
     int acc[C / 8][4];
     s8_begin<C / 8>(acc, p.fc2, 0);
-    mlp_products<C, WG, AFTER, AHEAD>(acc, smem, copy, f, p);
+    mlp_products<C, WG, AFTER>(acc, smem, copy, f, p);
     s8_finish<S8_RESIDUAL, C / 8>(p.fc2, acc, f.alpha2, f.bias2,
                                   m0 + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4, 0, 0);
 #endif
 }
 
-template <int C, int WG, int FIT, bool AFTER, bool AHEAD>
-cudaError_t launch(cudaStream_t stream, const swin_mlp_s8 *p)
+template <int C, int WG, int FIT, bool AFTER> cudaError_t launch(cudaStream_t stream, const swin_mlp_s8 *p)
 {
     using S = mlp_shape<C, WG>;
     static bool ready;
     const int64_t blocks = (p->fc2.m + S::ROWS - 1) / S::ROWS;
     if (blocks > 0x7fffffff) return cudaErrorNotSupported;
     if (!ready) {
-        const cudaError_t e = cudaFuncSetAttribute(mlp_s8_kernel<C, WG, FIT, AFTER, AHEAD>,
+        const cudaError_t e = cudaFuncSetAttribute(mlp_s8_kernel<C, WG, FIT, AFTER>,
                                                    cudaFuncAttributeMaxDynamicSharedMemorySize, S::SHARED);
         if (e != cudaSuccess) return e;
         ready = true;
     }
     void *args[] = { (void *)p };
-    return chain_launch_pointer((const void *)mlp_s8_kernel<C, WG, FIT, AFTER, AHEAD>, (unsigned)blocks,
-                                S::THREADS, S::SHARED, stream, args);
+    return chain_launch_pointer((const void *)mlp_s8_kernel<C, WG, FIT, AFTER>, (unsigned)blocks, S::THREADS,
+                                S::SHARED, stream, args);
 }
 
 template <int C, int WG, int FIT> cudaError_t pick(cudaStream_t stream, const swin_mlp_s8 *p)
 {
-    const char *e = getenv("SWIN_S8_MLP");
-    if (e && atoi(e) == 1)
-        return p->fc1.after > 0 ? launch<C, WG, FIT, true, true>(stream, p)
-                                : launch<C, WG, FIT, false, true>(stream, p);
-    return p->fc1.after > 0 ? launch<C, WG, FIT, true, false>(stream, p)
-                            : launch<C, WG, FIT, false, false>(stream, p);
+    return p->fc1.after > 0 ? launch<C, WG, FIT, true>(stream, p) : launch<C, WG, FIT, false>(stream, p);
 }
 
 } // namespace

@@ -122,9 +122,8 @@ template <int C, int WG> struct mlp_factors {
 };
 
 /* acc += fc2 of the rows whose codes lie in shared memory at `smem`. The first piece of weights is under
- * way to the ring's first stage; whatever else lies in the ring is overwritten once all have come here.
- * AHEAD: values go through GELU while fc2 of the last 32 hidden columns and fc1 of the next but one are under way. */
-template <int C, int WG, bool AFTER, bool AHEAD>
+ * way to the ring's first stage; whatever else lies in the ring is overwritten once all have come here. */
+template <int C, int WG, bool AFTER>
 __device__ __forceinline__ void mlp_products(int (&acc)[C / 8][4], unsigned smem, piece_copy<C, WG> &copy,
                                              const mlp_factors<C, WG> &f, const swin_mlp_s8 &p)
 {
@@ -133,81 +132,38 @@ __device__ __forceinline__ void mlp_products(int (&acc)[C / 8][4], unsigned smem
     constexpr int PIECES = 4 * C / PIECE;
     const unsigned a = smem + threadIdx.x / 128 * 64 * 128, ring = smem + S::A;
     const s8_span to = s8_span_of(p.hidden);
-    if constexpr (AHEAD) {
-        /* By 32 hidden columns: while values go through GELU, fc2 of the last and fc1 of the next but one are
-         * under way. */
-        int sum[2][4][4];
-        auto fc1 = [&](int part, unsigned stage) {
-            first_product<C, WG>(sum[part], a, stage + part * 32 * 128);
-        };
-        auto arrived = [&](int piece) { /* it is there for all, and all are done with the last but one */
-                                        copy_wait<0>();
-                                        fence_async_proxy();
-                                        __syncthreads();
-                                        if (piece + 1 < PIECES)
-                                            copy.run(ring + (piece + 1) % STAGES * S::STAGE);
-                                        copy_commit();
-        };
-        arrived(0);
-        wgmma_fence();
-        fc1(0, ring), fc1(1, ring);
-        wgmma_commit();
-        wgmma_wait<0>();
-        for (int piece = 0; piece < PIECES; piece++) {
-            const unsigned stage = ring + piece % STAGES * S::STAGE,
-                           next = ring + (piece + 1) % STAGES * S::STAGE;
+    int sum[4][4];
+    unsigned code[4] = { 0, 0, 0, 0 };
+    unsigned last = ring +
+                    S::W1; /* where fc2's weights for the codes at hand lie; at first the codes are zeros */
+    for (int piece = 0; piece < PIECES; piece++) {
+        const unsigned stage = ring + piece % STAGES * S::STAGE;
+        copy_wait<0>();
+        fence_async_proxy();
+        /* The piece is there for all, and all are done with the last but one, whose place is filled. */
+        __syncthreads();
+        if (piece + 1 < PIECES) copy.run(ring + (piece + 1) % STAGES * S::STAGE);
+        copy_commit();
 #pragma unroll
-            for (int part = 0; part < 2; part++) {
-                const int first = piece * PIECE + 32 * part;
-                uint2 pairs[4];
-                hidden_codes<AFTER>(pairs, sum[part], f.alpha1 + first, f.bias1 + first, f.factor + first,
-                                    p.fc1.after, to);
-                wgmma_wait<0>(); /* the left operand is not touched before */
-                if (part == 0 && piece + 1 < PIECES) arrived(piece + 1);
-                unsigned code[4];
+        for (int part = 0; part < PIECE / 32; part++) {
+            wgmma_fence();
+            first_product<C, WG>(sum, a, stage + part * 32 * 128);
+            wgmma_s8<C>::run(acc, code, wgmma_operand64(last)); /* fc2's share of the last 32 */
+            wgmma_commit();
+            wgmma_wait<0>();
+            const int first = piece * PIECE + 32 * part;
+            uint2 pairs[4];
+            hidden_codes<AFTER>(pairs, sum, f.alpha1 + first, f.bias1 + first, f.factor + first, p.fc1.after,
+                                to);
 #pragma unroll
-                for (int i = 0; i < 4; i++) code[i] = s8_join(pairs[i]);
-                wgmma_fence();
-                wgmma_s8<C>::run(acc, code, wgmma_operand64(stage + S::W1 + 32 * part));
-                if (piece + 1 < PIECES) fc1(part, next);
-                wgmma_commit();
-            }
+            for (int i = 0; i < 4; i++) code[i] = s8_join(pairs[i]);
+            last = stage + S::W1 + 32 * part;
         }
-        wgmma_wait<0>();
-    } else {
-        int sum[4][4];
-        unsigned code[4] = { 0, 0, 0, 0 };
-        unsigned last =
-            ring + S::W1; /* where fc2's weights for the codes at hand lie; at first the codes are zeros */
-        for (int piece = 0; piece < PIECES; piece++) {
-            const unsigned stage = ring + piece % STAGES * S::STAGE;
-            copy_wait<0>();
-            fence_async_proxy();
-            /* The piece is there for all, and all are done with the last but one, whose place is filled. */
-            __syncthreads();
-            if (piece + 1 < PIECES) copy.run(ring + (piece + 1) % STAGES * S::STAGE);
-            copy_commit();
-#pragma unroll
-            for (int part = 0; part < PIECE / 32; part++) {
-                wgmma_fence();
-                first_product<C, WG>(sum, a, stage + part * 32 * 128);
-                wgmma_s8<C>::run(acc, code, wgmma_operand64(last)); /* fc2's share of the last 32 */
-                wgmma_commit();
-                wgmma_wait<0>();
-                const int first = piece * PIECE + 32 * part;
-                uint2 pairs[4];
-                hidden_codes<AFTER>(pairs, sum, f.alpha1 + first, f.bias1 + first, f.factor + first,
-                                    p.fc1.after, to);
-#pragma unroll
-                for (int i = 0; i < 4; i++) code[i] = s8_join(pairs[i]);
-                last = stage + S::W1 + 32 * part;
-            }
-        }
-        wgmma_fence();
-        wgmma_s8<C>::run(acc, code, wgmma_operand64(last)); /* fc2's share of the last 32 */
-        wgmma_commit();
-        wgmma_wait<0>();
     }
+    wgmma_fence();
+    wgmma_s8<C>::run(acc, code, wgmma_operand64(last)); /* fc2's share of the last 32 */
+    wgmma_commit();
+    wgmma_wait<0>();
 #endif
 }
 

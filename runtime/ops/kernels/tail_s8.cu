@@ -11,8 +11,6 @@
  *
  * Sums over a row are in the order of the kernels that do the same elsewhere (norm_s8.cuh for V1, norm.cuh
  * for V2): which of them ran must not show. */
-#include <stdlib.h>
-
 #include "runtime/ops/kernels/mlp_s8.cuh"
 
 #pragma nv_diag_suppress 177 /* code for other chips uses nothing of this */
@@ -260,7 +258,7 @@ __device__ __forceinline__ void finish_v2(const int (&acc)[C / 8][4], const floa
     }
 }
 
-template <int C, int WG, int FIT, bool AFTER, bool V2, bool AHEAD>
+template <int C, int WG, int FIT, bool AFTER, bool V2>
 __global__ void __launch_bounds__(128 * WG, FIT) tail_s8_kernel(const __grid_constant__ swin_tail_s8 p)
 {
 #if SWIN_HAVE_WGMMA
@@ -287,7 +285,7 @@ __global__ void __launch_bounds__(128 * WG, FIT) tail_s8_kernel(const __grid_con
     begin<C, WG, V2>(smem_base, alpha0, bias0, m0, p);
     int acc[C / 8][4];
     s8_begin<C / 8>(acc, p.mlp.fc2, 0);
-    mlp_products<C, WG, AFTER, AHEAD>(acc, smem, copy, f, p.mlp);
+    mlp_products<C, WG, AFTER>(acc, smem, copy, f, p.mlp);
     if (V2)
         finish_v2<C>(acc, f.alpha2, f.bias2, m0, p);
     else
@@ -296,14 +294,14 @@ __global__ void __launch_bounds__(128 * WG, FIT) tail_s8_kernel(const __grid_con
 #endif
 }
 
-template <int C, int WG, int FIT, bool AFTER, bool V2, bool AHEAD>
+template <int C, int WG, int FIT, bool AFTER, bool V2>
 cudaError_t launch(cudaStream_t stream, const swin_tail_s8 *p)
 {
     using S = mlp_shape<C, WG>;
     static bool ready;
     constexpr int SHARED = S::SHARED + 2 * C * 4;
     const int64_t blocks = (p->proj.m + S::ROWS - 1) / S::ROWS;
-    const void *kernel = (const void *)tail_s8_kernel<C, WG, FIT, AFTER, V2, AHEAD>;
+    const void *kernel = (const void *)tail_s8_kernel<C, WG, FIT, AFTER, V2>;
     if (blocks > 0x7fffffff) return cudaErrorNotSupported;
     if (!ready) {
         const cudaError_t e =
@@ -317,16 +315,9 @@ cudaError_t launch(cudaStream_t stream, const swin_tail_s8 *p)
 
 template <int C, int WG, int FIT> cudaError_t pick(cudaStream_t stream, const swin_tail_s8 *p)
 {
-    const char *e = getenv("SWIN_S8_MLP");
-    const bool ahead = e && atoi(e) == 1;
     if (p->mlp.fc1.after > 0)
-        return p->v2 ? launch<C, WG, FIT, true, true, false>(stream, p)
-                     : launch<C, WG, FIT, true, false, false>(stream, p);
-    if (ahead)
-        return p->v2 ? launch<C, WG, FIT, false, true, true>(stream, p)
-                     : launch<C, WG, FIT, false, false, true>(stream, p);
-    return p->v2 ? launch<C, WG, FIT, false, true, false>(stream, p)
-                 : launch<C, WG, FIT, false, false, false>(stream, p);
+        return p->v2 ? launch<C, WG, FIT, true, true>(stream, p) : launch<C, WG, FIT, true, false>(stream, p);
+    return p->v2 ? launch<C, WG, FIT, false, true>(stream, p) : launch<C, WG, FIT, false, false>(stream, p);
 }
 
 /* Rows, weights and norms as the copies and vectors want them. */
@@ -345,7 +336,6 @@ bool aligned(const swin_tail_s8 *p)
 extern "C" cudaError_t swin_tail_s8_launch(cudaStream_t stream, const swin_tail_s8 *p, int multiprocessors)
 {
     const int c = p->mlp.fc2.n;
-    if (getenv("SWIN_EXP_NOTAIL")) return cudaErrorNotSupported;
     if (p->proj.m == 0) return cudaSuccess;
     if (!swin_wgmma_available() || !aligned(p)) return cudaErrorNotSupported;
     if (p->mlp.fc1.zero_share || p->proj.zero_share || p->mlp.fc1.afters || p->mlp.fc2.afters)

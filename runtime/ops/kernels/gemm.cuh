@@ -8,6 +8,7 @@ typedef struct gemm_config {
     int bm, bn, threads;
     int stage, stages, out; /* bytes of a pipeline step, steps, bytes of the staged output tile */
     int step;               /* bytes of k in a pipeline step */
+    double rate;            /* products a clock, over what is usual for the type */
     const void *kernel;
     bool boxes;           /* operands come through the copy engine: swin_wgmma_launch */
     int registers, fixed; /* of a thread; bytes of static shared memory. Known once ready */

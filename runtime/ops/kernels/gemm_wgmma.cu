@@ -118,6 +118,7 @@ __global__ void __launch_bounds__(WG * 128 + 32)
 template <class T, int WG, int BN> gemm_config config(const char *name, int stages)
 {
     gemm_config c = { name, 64 * WG, BN, 128 * WG + 32 };
+    c.rate = 1;
     c.stage = (64 * WG + BN) * KB, c.stages = stages, c.step = KB;
     c.out = 64 * WG * out_pitch<BN> * (int)sizeof(T);
     c.kernel = (const void *)gemm_wgmma_kernel<T, WG, BN>;

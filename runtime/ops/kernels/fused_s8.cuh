@@ -18,45 +18,41 @@ __device__ __forceinline__ void fused_norm(char *a, const __half *x, int64_t ldx
                                            const swin_s8_local &local)
 {
     constexpr int VECTORS = C / 8, GROUP = fused_group<C>, EACH = (VECTORS + GROUP - 1) / GROUP;
-    constexpr int TOGETHER = THREADS / GROUP, PASSES = ROWS / TOGETHER, AHEAD = PASSES < 4 ? PASSES : 4;
-    static_assert(ROWS % TOGETHER == 0 && PASSES % AHEAD == 0, "whole passes");
-    const int lane = threadIdx.x % GROUP;
-    uint4 raw[AHEAD][EACH];
-    uint2 codes[LOCAL ? AHEAD : 1][EACH];
+    constexpr int TOGETHER = THREADS / GROUP, PASSES = ROWS / TOGETHER;
+    static_assert(ROWS % TOGETHER == 0, "whole passes");
+    const int lane = threadIdx.x % GROUP, first = threadIdx.x / GROUP;
+    uint4 raw[PASSES][EACH];
+    uint2 codes[LOCAL ? PASSES : 1][EACH];
 #pragma unroll
-    for (int begin = 0; begin < PASSES; begin += AHEAD) {
-        const int first = threadIdx.x / GROUP + begin * TOGETHER;
+    for (int pass = 0; pass < PASSES; pass++) /* all loads first: they take the longest */
 #pragma unroll
-        for (int pass = 0; pass < AHEAD; pass++) /* all loads first: they take the longest */
+        for (int i = 0; i < EACH; i++) {
+            const int64_t row = m0 + first + pass * TOGETHER;
+            const int at = s8_vector(lane, i, EACH);
+            raw[pass][i] = make_uint4(0, 0, 0, 0);
+            if (row >= m || at >= VECTORS) continue;
+            raw[pass][i] = *(const uint4 *)(x + row * ldx + at * 8);
+            if (LOCAL && local.codes)
+                codes[pass][i] = *(const uint2 *)(local.codes + row * local.ld + at * 8);
+        }
 #pragma unroll
-            for (int i = 0; i < EACH; i++) {
-                const int64_t row = m0 + first + pass * TOGETHER;
-                const int at = s8_vector(lane, i, EACH);
-                raw[pass][i] = make_uint4(0, 0, 0, 0);
-                if (row >= m || at >= VECTORS) continue;
-                raw[pass][i] = *(const uint4 *)(x + row * ldx + at * 8);
-                if (LOCAL && local.codes)
-                    codes[pass][i] = *(const uint2 *)(local.codes + row * local.ld + at * 8);
-            }
+    for (int pass = 0; pass < PASSES; pass++) {
+        const int row = first + pass * TOGETHER;
+        vec<__half> v[EACH];
 #pragma unroll
-        for (int pass = 0; pass < AHEAD; pass++) {
-            const int row = first + pass * TOGETHER;
-            vec<__half> v[EACH];
+        for (int i = 0; i < EACH; i++) {
+            const int at = s8_vector(lane, i, EACH);
+            v[i].from(raw[pass][i]);
+            if (LOCAL && local.codes && m0 + row < m && at < VECTORS)
+                s8_add_local(v[i].v, codes[pass][i], local, at * 8);
+        }
+        s8_normalise_row<EACH>(v, norm, C, 1.f / C, lane, GROUP, EACH);
 #pragma unroll
-            for (int i = 0; i < EACH; i++) {
-                const int at = s8_vector(lane, i, EACH);
-                v[i].from(raw[pass][i]);
-                if (LOCAL && local.codes && m0 + row < m && at < VECTORS)
-                    s8_add_local(v[i].v, codes[pass][i], local, at * 8);
-            }
-            s8_normalise_row<EACH>(v, norm, C, 1.f / C, lane, GROUP, EACH);
-#pragma unroll
-            for (int i = 0; i < EACH; i++) {
-                const int at = s8_vector(lane, i, EACH);
-                if (at < VECTORS)
-                    *(uint2 *)(a + at / 16 * ROWS * 128 + chunk_at<128>(row, at % 16 / 2) + at % 2 * 8) =
-                        make_uint2(s8_codes4(v[i].v, rule), s8_codes4(v[i].v + 4, rule));
-            }
+        for (int i = 0; i < EACH; i++) {
+            const int at = s8_vector(lane, i, EACH);
+            if (at < VECTORS)
+                *(uint2 *)(a + at / 16 * ROWS * 128 + chunk_at<128>(row, at % 16 / 2) + at % 2 * 8) =
+                    make_uint2(s8_codes4(v[i].v, rule), s8_codes4(v[i].v + 4, rule));
         }
     }
 }

@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(256) gemm_s8_any_kernel(const __grid_constant_
             for (int k = 0; k < p.k; k++) sum += (int)x[k] * w[k];
         const float step = p.afters ? p.afters[col] : p.after;
         float v = s8_value(sum, s8_alpha(p, col), p.bias ? p.bias[col] : 0.f, step);
-        if (p.act == SWIN_ACT_GELU) v = s8_gelu(v);
+        if (p.act == SWIN_ACT_GELU) v = s8_gelu_value(v);
         const swin_s8_part &y = p.y[part];
         swin_s8_rule rule = y.rule;
         if (y.shrink) rule.inverse *= y.shrink[col - part * p.width];

@@ -27,8 +27,22 @@ __device__ __forceinline__ float s8_code_given(float x, const swin_s8_rule &r)
     return fminf(fmaxf(fmaf(x, r.inverse, S8_MAGIC) + (r.zero - S8_MAGIC), r.lo), r.hi);
 }
 
-/* As gelu<__half> of common.cuh, but to 6e-7: a code must not move. log2 Q is minimax over [0, 7] with the
- * weight that it has in the result; past that it only falls, so Q goes to nothing without a limit on |x|. */
+/* GELU of a value that stays one: as gelu<__half> of common.cuh, but to 1e-7. log2 Q is minimax over [0, 5.6]
+ * with the weight that it has in the result; past 10, Q is nothing. */
+__device__ __forceinline__ float s8_gelu_value(float x)
+{
+    const float a = fminf(fabsf(x), 10.f);
+    float p = fmaf(a, 3.309279298e-05f, -7.692194929e-04f);
+    p = fmaf(a, p, 8.080715788e-03f);
+    p = fmaf(a, p, -5.341210290e-02f);
+    p = fmaf(a, p, -4.587709745e-01f);
+    p = fmaf(a, p, -1.151201702e+00f);
+    p = fmaf(a, p, -9.999930611e-01f);
+    return fmaf(-a, exp2_fast(p), fmaxf(x, 0.f));
+}
+
+/* The same to 6e-7, which moves a code in 30,000. Here log2 Q only falls past its range, [0, 7], and needs no
+ * limit on |x|. */
 __device__ __forceinline__ float s8_gelu(float x)
 {
     const float a = fabsf(x);
@@ -336,7 +350,7 @@ __device__ __noinline__ void s8_store_any(const G &p, int64_t row, int n, float 
     char *at = (char *)y.data + (row * y.ld + n - part * p.width) * (int64_t)y.unit;
     if (p.act == SWIN_ACT_GELU) {
 #pragma unroll
-        for (int k = 0; k < 8; k++) v[k] = s8_gelu(v[k]);
+        for (int k = 0; k < 8; k++) v[k] = s8_gelu_value(v[k]);
     }
     if (y.dtype == SWIN_S8) {
         *reinterpret_cast<uint2 *>(at) = s8_codes8(v, y, n - part * p.width);
@@ -383,7 +397,8 @@ __device__ __forceinline__ void s8_cosine_part(float (&v)[8], const swin_gemm_s8
     s8_cosine(v, part ? 1.f : __ldg(p.head_scale + n / 32));
 }
 
-/* Four neighbours of a row to codes (s8_join). a, b: s8_line of their columns; f: factors of GELU's values. */
+/* Four neighbours of a row to codes (s8_join). a, b: s8_line of their columns; f: factors of GELU's
+ * values. */
 template <int LAST, bool AFTER>
 __device__ __forceinline__ uint2 s8_four(const int (&sum)[4], const float (&a)[4], const float (&b)[4],
                                          const float (&f)[4], float after, const s8_span &to)

@@ -153,8 +153,8 @@ typedef struct swin_norm_gemm_s8 {
     swin_gemm_s8 gemm;
 } swin_norm_gemm_s8;
 
-/* Hopper; rows of 96, 128 or 192 F16 values, or few of 384, 512 or 768 (there alone, and with GELU,
- * gemm.local); outputs of codes three or four times as wide. */
+/* Hopper; rows of 96, 128 or 192 F16 values (192 alone, and with GELU, gemm.local); outputs of codes three or
+ * four times as wide. */
 cudaError_t swin_norm_gemm_s8_launch(cudaStream_t stream, const swin_norm_gemm_s8 *p, int multiprocessors);
 
 typedef struct swin_attention_s8_args {

@@ -7,8 +7,6 @@
  *
  * Floor of qkv in stage 0 at 64 images of 224 pixels (Swin-T): 39 MB read and 58 MB written, 32 us at 3
  * TB/s; the normalised rows, 19 MB written and read, are what the fusion saves. */
-#include <stdlib.h>
-
 #include "runtime/ops/kernels/fused_s8.cuh"
 #include "runtime/ops/kernels/gemm.cuh"
 
@@ -17,9 +15,8 @@
 namespace
 {
 
-/* WG warpgroups multiply, 64 rows each; HELP times as many threads normalise. */
-template <int C, int WG, int HELP> struct norm_shape {
-    static constexpr int ROWS = 64 * WG, THREADS = 128 * WG * HELP, BLOCKS = (C + 127) / 128, STEPS = C / 32;
+template <int C, int WG> struct norm_shape {
+    static constexpr int ROWS = 64 * WG, THREADS = 128 * WG, BLOCKS = (C + 127) / 128, STEPS = C / 32;
     static constexpr int BN = C == 96 ? 96 : 64; /* columns of a piece: 3 C and 4 C are whole numbers of it */
     static constexpr int A = BLOCKS * ROWS * 128, PIECE = BLOCKS * BN * 128;
 };
@@ -37,12 +34,12 @@ template <int C, class S> __device__ __forceinline__ void load_piece(unsigned to
     }
 }
 
-template <int LAST, int C, int WG, int HELP, int FIT, bool LOCAL>
-__global__ void __launch_bounds__(128 * WG * HELP, FIT)
+template <int LAST, int C, int WG, int FIT, bool LOCAL>
+__global__ void __launch_bounds__(128 * WG, FIT)
     norm_gemm_s8_kernel(const __grid_constant__ swin_norm_gemm_s8 p, int splits, int pieces)
 {
 #if SWIN_HAVE_WGMMA
-    using S = norm_shape<C, WG, HELP>;
+    using S = norm_shape<C, WG>;
     extern __shared__ __align__(1024) char smem_base[];
     const unsigned smem = shared_address(smem_base), ring = smem + S::A;
     const int64_t m0 = (int64_t)(blockIdx.x / splits) * S::ROWS;
@@ -72,7 +69,6 @@ __global__ void __launch_bounds__(128 * WG * HELP, FIT)
         if (piece + 1 < count)
             load_piece<C, S>(ring + (~piece & 1) * S::PIECE, w + (int64_t)(piece + 1) * S::BN * C);
         copy_commit();
-        if (HELP > 1 && threadIdx.x >= 128 * WG) continue;
         int acc[S::BN / 8][4];
         wgmma_fence();
 #pragma unroll
@@ -88,10 +84,10 @@ __global__ void __launch_bounds__(128 * WG * HELP, FIT)
 #endif
 }
 
-template <int LAST, int C, int WG, int HELP, int FIT, bool LOCAL>
+template <int LAST, int C, int WG, int FIT, bool LOCAL>
 cudaError_t launch(cudaStream_t stream, const swin_norm_gemm_s8 *p, int multiprocessors)
 {
-    using S = norm_shape<C, WG, HELP>;
+    using S = norm_shape<C, WG>;
     static bool ready;
     constexpr int FIXED = S::A + 2 * S::PIECE, MOST = 4 * C / S::BN;
     const int total = p->gemm.n / S::BN;
@@ -102,7 +98,7 @@ cudaError_t launch(cudaStream_t stream, const swin_norm_gemm_s8 *p, int multipro
     splits = (total + pieces - 1) / pieces;
     if (tiles * splits > 0x7fffffff) return cudaErrorNotSupported;
     if (!ready) {
-        const cudaError_t e = cudaFuncSetAttribute(norm_gemm_s8_kernel<LAST, C, WG, HELP, FIT, LOCAL>,
+        const cudaError_t e = cudaFuncSetAttribute(norm_gemm_s8_kernel<LAST, C, WG, FIT, LOCAL>,
                                                    cudaFuncAttributeMaxDynamicSharedMemorySize,
                                                    FIXED + MOST * S::BN * 8);
         if (e != cudaSuccess) return e;
@@ -110,49 +106,26 @@ cudaError_t launch(cudaStream_t stream, const swin_norm_gemm_s8 *p, int multipro
     }
     int share = (int)splits, each = pieces;
     void *args[] = { (void *)p, &share, &each };
-    return chain_launch_pointer((const void *)norm_gemm_s8_kernel<LAST, C, WG, HELP, FIT, LOCAL>,
+    return chain_launch_pointer((const void *)norm_gemm_s8_kernel<LAST, C, WG, FIT, LOCAL>,
                                 (unsigned)(tiles * splits), S::THREADS, (size_t)(FIXED + pieces * S::BN * 8),
                                 stream, args);
 }
 
-int64_t few_rows()
-{
-    const char *e = getenv("SWIN_S8_NORM_ROWS");
-    return e ? atoi(e) : 0;
-}
-
-/* Past 192 channels every block's own LayerNorm costs more than a kernel for it, but where rows are few. */
-template <int LAST, bool LOCAL> cudaError_t pick_few(cudaStream_t stream, const swin_norm_gemm_s8 *p, int sms)
-{
-    if (p->gemm.m > few_rows()) return cudaErrorNotSupported;
-    switch (p->gemm.k) {
-    case 384:
-        return launch<LAST, 384, 1, 2, 2, LOCAL>(stream, p, sms);
-    case 512:
-        return launch<LAST, 512, 1, 2, 1, LOCAL>(stream, p, sms);
-    case 768:
-        return launch<LAST, 768, 1, 2, 1, LOCAL>(stream, p, sms);
-    default:
-        return cudaErrorNotSupported;
-    }
-}
-
 template <int LAST> cudaError_t pick(cudaStream_t stream, const swin_norm_gemm_s8 *p, int sms)
 {
-    if (p->gemm.local.codes) { /* shorter rows stay in tail_s8.cu's registers */
-        if (LAST != S8_GELU_CODES) return cudaErrorNotSupported;
-        return p->gemm.k == 192 ? launch<S8_GELU_CODES, 192, 2, 1, 2, true>(stream, p, sms)
-                                : pick_few<S8_GELU_CODES, true>(stream, p, sms);
-    }
+    if (p->gemm.local.codes) /* shorter rows stay in tail_s8.cu's registers */
+        return LAST == S8_GELU_CODES && p->gemm.k == 192
+                   ? launch<S8_GELU_CODES, 192, 2, 2, true>(stream, p, sms)
+                   : cudaErrorNotSupported;
     switch (p->gemm.k) {
     case 96:
-        return launch<LAST, 96, 2, 1, 3, false>(stream, p, sms);
+        return launch<LAST, 96, 2, 3, false>(stream, p, sms);
     case 128:
-        return launch<LAST, 128, 2, 1, 3, false>(stream, p, sms);
+        return launch<LAST, 128, 2, 3, false>(stream, p, sms);
     case 192:
-        return launch<LAST, 192, 2, 1, 2, false>(stream, p, sms);
+        return launch<LAST, 192, 2, 2, false>(stream, p, sms);
     default:
-        return pick_few<LAST, false>(stream, p, sms);
+        return cudaErrorNotSupported;
     }
 }
 

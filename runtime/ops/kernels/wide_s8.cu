@@ -2,14 +2,12 @@
  *
  * One block stays on each multiprocessor and goes through its share of the output's tiles, columns first, so
  * the 192 rows of x at hand lie in shared memory until all of their columns are made, while the weight
- * streams past. Six warpgroups own 64 rows and half of a tile's columns each, and wait for one another only
- * through the ring of the weight's tiles: while one rounds and stores, the tensor cores work for the others.
- * One thread more asks for the tiles.
+ * streams past. Warpgroups own 64 rows and all or half of a tile's columns each, and wait for one another
+ * through the ring of the weight's tiles, and where that is long enough in turns: while one rounds and stores,
+ * the tensor cores work for the others. One thread more asks for the tiles.
  *
  * Floor of fc1 of 384 channels at 64 images of 224 pixels (Swin-T): 14.8 GOP, 10 us at 1.5 POP/s; GELU and
- * codes, 19 instructions for each of 19 M values, 12 us; from L2 70 MB, 12 us. */
-#include <stdlib.h>
-
+ * codes, 15 instructions for each of 19 M values, 10 us; from L2 70 MB, 12 us. */
 #include "runtime/ops/kernels/box.cuh"
 #include "runtime/ops/kernels/gemm.cuh"
 #include "runtime/ops/kernels/int8.cuh"
@@ -20,13 +18,12 @@
 namespace
 {
 
-constexpr int BANDS = 3, BM = 64 * BANDS, KB = 128, MOST_STAGES = 16, MOST_PANELS = 6;
+constexpr int BANDS = 3, BM = 64 * BANDS, BN = 128, KB = 128, MOST_STAGES = 8, MOST_PANELS = 6;
 
-/* PANELS of 128 codes of k; tiles of BN columns; SPLIT warpgroups side by side in each band of 64 rows.
- * TURNS: bands multiply one after the other. Shared memory: the rows' panels, the ring, factors and biases of
- * all columns. */
-template <int PANELS_, int BN_, int SPLIT_, bool TURNS_> struct wide_shape {
-    static constexpr int PANELS = PANELS_, BN = BN_, SPLIT = SPLIT_;
+/* PANELS of 128 codes of k; SPLIT warpgroups side by side in each band of 64 rows. TURNS: bands multiply one
+ * after the other. Shared memory: the rows' panels, the ring, factors and biases of all columns. */
+template <int PANELS_, int SPLIT_, bool TURNS_> struct wide_shape {
+    static constexpr int PANELS = PANELS_, SPLIT = SPLIT_;
     static constexpr bool TURNS = TURNS_;
     static constexpr int WG = BANDS * SPLIT, COLS = BN / SPLIT, CONSUMERS = 128 * WG,
                          THREADS = CONSUMERS + 128;
@@ -72,7 +69,7 @@ __device__ __forceinline__ void feed(const wide_memory &s, const CUtensorMap *x,
     for (; asked < ahead; asked++) {
         barrier_expect(s.full + 8 * asked, S::TILE);
         box_copy(s.tiles + asked * S::TILE, w, asked % S::PANELS * KB,
-                 (work.first + asked / S::PANELS) % work.pieces * S::BN, s.full + 8 * asked);
+                 (work.first + asked / S::PANELS) % work.pieces * BN, s.full + 8 * asked);
     }
     chain_wait();
     int count = 0, piece = work.first % work.pieces, row = work.first / work.pieces * BM;
@@ -91,7 +88,7 @@ __device__ __forceinline__ void feed(const wide_memory &s, const CUtensorMap *x,
             if (count >= asked) {
                 barrier_wait(s.empty + 8 * at.slot, at.parity);
                 barrier_expect(s.full + 8 * at.slot, S::TILE);
-                box_copy(s.tiles + at.slot * S::TILE, w, panel * KB, piece * S::BN, s.full + 8 * at.slot);
+                box_copy(s.tiles + at.slot * S::TILE, w, panel * KB, piece * BN, s.full + 8 * at.slot);
             }
             at.next(s.stages);
         }
@@ -148,7 +145,7 @@ __device__ __forceinline__ void consume(const swin_gemm_s8 &p, const wide_memory
         int acc[S::COLS / 8][4];
         multiply<S>(acc, s, at, band, part, fresh, rows_parity, turn_parity, leader);
         turn_parity ^= 1;
-        const int n = piece * S::BN + part * S::COLS;
+        const int n = piece * BN + part * S::COLS;
         const int64_t here = row;
         if (++piece == work.pieces) {
             piece = 0, row += BM;
@@ -168,7 +165,7 @@ __global__ void __launch_bounds__(S::THREADS, 1)
 #if SWIN_HAVE_WGMMA
     extern __shared__ __align__(1024) char smem_base[];
     __shared__ __align__(8) uint64_t barriers[2 * MOST_STAGES + MOST_PANELS + 1 + BANDS];
-    const int pieces = p.n / S::BN;
+    const int pieces = p.n / BN;
     const int64_t units = (p.m + BM - 1) / BM * pieces;
     const wide_work work = { (int)(units * blockIdx.x / gridDim.x),
                              (int)(units * (blockIdx.x + 1) / gridDim.x), pieces };
@@ -213,12 +210,12 @@ cudaError_t launch(cudaStream_t stream, const swin_gemm_s8 *p, int multiprocesso
     static bool ready;
     const void *kernel = (const void *)wide_s8_kernel<LAST, S>;
     int stages = S::stages(p->n);
-    const int64_t units = (p->m + BM - 1) / BM * (p->n / S::BN);
+    const int64_t units = (p->m + BM - 1) / BM * (p->n / BN);
     CUtensorMap x, w;
     /* A band whose turn it is needs all panels of a tile; those that wait for theirs still hold them. */
     if (stages < (S::TURNS ? S::PANELS + 1 : 3) || units > 0x7fffffff / BM ||
         !swin_codes_map(&x, p->x, p->m, p->k, p->ldx, 64) ||
-        !swin_codes_map(&w, p->dealt, p->n, p->k, p->k, S::BN))
+        !swin_codes_map(&w, p->dealt, p->n, p->k, p->k, BN))
         return cudaErrorNotSupported;
     if (!ready) {
         const cudaError_t e =
@@ -231,31 +228,16 @@ cudaError_t launch(cudaStream_t stream, const swin_gemm_s8 *p, int multiprocesso
                                 S::THREADS, (size_t)(S::ROWS + stages * S::TILE + p->n * 8), stream, args);
 }
 
-int form()
-{
-    const char *e = getenv("SWIN_S8_WIDE_FORM");
-    return e ? atoi(e) : 1;
-}
-
-template <int LAST, int PANELS> cudaError_t pick_form(cudaStream_t stream, const swin_gemm_s8 *p, int sms)
-{
-    cudaError_t e = cudaErrorNotSupported;
-    if (form() == 2) e = launch<LAST, wide_shape<PANELS, 128, 2, true>>(stream, p, sms);
-    if (form() == 3) e = launch<LAST, wide_shape<PANELS, 128, 1, true>>(stream, p, sms);
-    if (form() == 4) e = launch<LAST, wide_shape<PANELS, 64, 1, true>>(stream, p, sms);
-    if (e == cudaErrorNotSupported) e = launch<LAST, wide_shape<PANELS, 128, 2, false>>(stream, p, sms);
-    return e;
-}
-
+/* Shapes as measured on an H100. The rows of six panels leave the ring too short for turns. */
 template <int LAST> cudaError_t pick(cudaStream_t stream, const swin_gemm_s8 *p, int multiprocessors)
 {
     switch (p->k) {
     case 384:
-        return pick_form<LAST, 3>(stream, p, multiprocessors);
+        return launch<LAST, wide_shape<3, 2, true>>(stream, p, multiprocessors);
     case 512:
-        return pick_form<LAST, 4>(stream, p, multiprocessors);
+        return launch<LAST, wide_shape<4, 1, true>>(stream, p, multiprocessors);
     case 768:
-        return pick_form<LAST, 6>(stream, p, multiprocessors);
+        return launch<LAST, wide_shape<6, 2, false>>(stream, p, multiprocessors);
     default:
         return cudaErrorNotSupported;
     }

@@ -159,6 +159,19 @@ __global__ void __launch_bounds__(256)
         ((int8_t *)p.out.data)[row * p.out.ld + col + k] = (int8_t)__float_as_uint(s8_code(v[k], p.rule));
 }
 
+/* The widths of Swin's long rows have kernels of their own. */
+template <swin_norm_rows ROWS, bool LOCAL> const void *kernel_of(int cols, int each)
+{
+    if constexpr (ROWS != SWIN_ROWS_WINDOWS) {
+        if (cols == 384) return (const void *)norm_s8_kernel<3, ROWS, LOCAL, 16>;
+        if (cols == 512) return (const void *)norm_s8_kernel<2, ROWS, LOCAL, 32>;
+        if (cols == 768) return (const void *)norm_s8_kernel<3, ROWS, LOCAL, 32>;
+    }
+    if (each <= 3) return (const void *)norm_s8_kernel<3, ROWS, LOCAL, 0>;
+    if (each <= 6) return (const void *)norm_s8_kernel<6, ROWS, LOCAL, 0>;
+    return (const void *)norm_s8_kernel<12, ROWS, LOCAL, 0>;
+}
+
 template <swin_norm_rows ROWS> cudaError_t launch(cudaStream_t stream, norm_s8_args p)
 {
     const int total = p.cols / 8;
@@ -174,23 +187,14 @@ template <swin_norm_rows ROWS> cudaError_t launch(cudaStream_t stream, norm_s8_a
     }
     const int64_t per_block = 256 / p.group;
     const int64_t blocks = (p.out.rows + per_block - 1) / per_block;
-    const void *kernel;
     void *args[] = { &p };
-    if (p.local.codes) {
-        if (ROWS != SWIN_ROWS_SAME || each > 6) return cudaErrorNotSupported;
-        kernel = (const void *)norm_s8_kernel<6, SWIN_ROWS_SAME, true, 0>;
-    } else if (ROWS != SWIN_ROWS_WINDOWS && p.cols == 384)
-        kernel = (const void *)norm_s8_kernel<3, ROWS, false, 16>;
-    else if (ROWS != SWIN_ROWS_WINDOWS && p.cols == 512)
-        kernel = (const void *)norm_s8_kernel<2, ROWS, false, 32>;
-    else if (ROWS != SWIN_ROWS_WINDOWS && p.cols == 768)
-        kernel = (const void *)norm_s8_kernel<3, ROWS, false, 32>;
-    else if (each <= 3)
-        kernel = (const void *)norm_s8_kernel<3, ROWS, false, 0>;
-    else if (each <= 6)
-        kernel = (const void *)norm_s8_kernel<6, ROWS, false, 0>;
+    const void *kernel;
+    if (!p.local.codes)
+        kernel = kernel_of<ROWS, false>(p.cols, each);
+    else if (ROWS == SWIN_ROWS_SAME && each <= 6)
+        kernel = kernel_of<SWIN_ROWS_SAME, true>(p.cols, each);
     else
-        kernel = (const void *)norm_s8_kernel<12, ROWS, false, 0>;
+        return cudaErrorNotSupported;
     return chain_launch_pointer(kernel, (unsigned)blocks, 256, 0, stream, args);
 }
 

@@ -1,6 +1,6 @@
-/* Swin V2's half blocks of the cuda backend against its operators one by one: float ones bit for bit, integer
- * ones against a stream in float32, with the codes that they leave for the next half. Some heads' queries and
- * keys are nothing but zeros. */
+/* Swin V2's half blocks of the cuda backend against its operators one by one: float ones bit for bit,
+ * integer ones against a stream in float32, with the codes that they leave for the next half. Some heads'
+ * queries and keys are nothing but zeros. */
 #include "tests/support/gpu_pair.h"
 
 static swin_tensor format(float scale, int zero_point)
@@ -69,16 +69,44 @@ static pair widened(const pair *x, const char *what)
     return wide;
 }
 
-/* x and its codes, as a half left them, against old + LN(l(in)) in float32: of the product alone, and only
- * where nothing rounds it before the bias, the type matters. */
-static void check_sum(pair *x, pair *codes, pair *old, const swin_tensor *in, const swin_layer_s8 *l,
-                      const norm *n, const swin_windows *g, const swin_tensor *next, const char *what)
+/* What a layer makes of `in`, in float32: of a product that is rounded before its bias the codes as the
+ * engine has them, for steps are coarse here and a tie that falls the other way would be seen; else a
+ * product of x's type. */
+static pair product_of(const pair *x, const swin_tensor *in, const swin_layer_s8 *l, const layer *from,
+                       const char *what)
 {
     const int64_t rows = x->d.rows, c = x->d.cols;
-    pair made = make(l->after_scale > 0 ? SWIN_F32 : x->d.dtype, rows, c, c),
-         local = make(SWIN_F32, rows, c, c), want = make(SWIN_S8, rows, c, c);
-    CHECK_OK(gpu->ops->linear_s8(gpu, &made.d, 1, in, l->l, l->after_scale, SWIN_ACT_NONE));
-    pair sum = widened(&made, what);
+    if (l->after_scale == 0) {
+        pair made = make(x->d.dtype, rows, c, c);
+        CHECK_OK(gpu->ops->linear_s8(gpu, &made.d, 1, in, l->l, 0, SWIN_ACT_NONE));
+        const pair sum = widened(&made, what);
+        drop(&made);
+        return sum;
+    }
+    pair made = make(SWIN_S8, rows, c, c), sum = make(SWIN_F32, rows, c, c);
+    const swin_tensor steps = format(l->after_scale, 0);
+    swin_tensor y = coded(&made, &steps);
+    swin_linear bare;
+    CHECK_OK(gpu->ops->linear_s8_prepare(gpu, &bare, from->codes, from->scale, NULL, (int)c, l->l->in, 0));
+    CHECK_OK(gpu->ops->linear_s8(gpu, &y, 1, in, &bare, 0, SWIN_ACT_NONE));
+    const int8_t *codes = (const int8_t *)get(&made, what);
+    for (int64_t i = 0; i < rows * c; i++)
+        ((float *)sum.host)[i] = fmaf((float)codes[i], l->after_scale, from->bias[i % c]);
+    put(&sum);
+    free((void *)(uintptr_t)codes);
+    gpu->ops->linear_release(gpu, &bare);
+    drop(&made);
+    return sum;
+}
+
+/* x and its codes, as a half left them, against old + LN(l(in)) in float32. */
+static void check_sum(pair *x, pair *codes, pair *old, const swin_tensor *in, const swin_layer_s8 *l,
+                      const layer *from, const norm *n, const swin_windows *g, const swin_tensor *next,
+                      const char *what)
+{
+    const int64_t rows = x->d.rows, c = x->d.cols;
+    pair local = make(SWIN_F32, rows, c, c), want = make(SWIN_S8, rows, c, c),
+         sum = product_of(x, in, l, from, what);
     swin_tensor t = coded(&want, next);
     CHECK_OK(gpu->ops->layernorm(gpu, &local.d, &sum.d, &n->n));
     CHECK_OK(gpu->ops->residual_add(gpu, &old->d, &local.d, g));
@@ -89,7 +117,7 @@ static void check_sum(pair *x, pair *codes, pair *old, const swin_tensor *in, co
     compare_floats(x, one_rounding(x->d.dtype), what);
     compare_codes(codes, what);
     free(values), free(bytes);
-    drop(&made), drop(&local), drop(&want), drop(&sum);
+    drop(&local), drop(&want), drop(&sum);
 }
 
 static void one_mlp_s8(swin_rng *rng, int64_t rows, int c, int mode, swin_dtype type)
@@ -114,7 +142,7 @@ static void one_mlp_s8(swin_rng *rng, int64_t rows, int c, int mode, swin_dtype 
     swin_tensor now = coded(&before, &a.input), ht = coded(&hidden, &b.input);
     CHECK_OK(gpu->ops->quantize(gpu, &now, &copy.d));
     CHECK_OK(gpu->ops->linear_s8(gpu, &ht, 1, &now, &fc1.g, a.after_scale, SWIN_ACT_GELU));
-    check_sum(&x, &codes, &old, &ht, &b, &n, NULL, &next, what);
+    check_sum(&x, &codes, &old, &ht, &b, &fc2, &n, NULL, &next, what);
     norm_free(&n);
     layer_free(&fc1), layer_free(&fc2);
     drop(&x), drop(&copy), drop(&old), drop(&codes), drop(&hidden), drop(&before);
@@ -188,7 +216,7 @@ static void one_attention_s8(swin_rng *rng, attention_case k)
     CHECK_OK(gpu->ops->normalise_heads(gpu, &qt[0], &rt[0], k.heads, scale_d));
     CHECK_OK(gpu->ops->normalise_heads(gpu, &qt[1], &rt[1], k.heads, NULL));
     CHECK_OK(gpu->ops->attention_s8(gpu, &mt, qt, &at, 1.0f / 127, &g));
-    check_sum(&x, &codes, &old, &mt, &lp, &nm, &g, &next, what);
+    check_sum(&x, &codes, &old, &mt, &lp, &proj, &nm, &g, &next, what);
     gpu->ops->free(gpu, scale_d), free(scale);
     norm_free(&nm), tables_free(&b);
     layer_free(&qkv), layer_free(&proj);
@@ -280,7 +308,8 @@ static void halves_of(swin_tensor *x, const block all[2], pair *codes, swin_wind
     }
 }
 
-/* Two blocks in one call are their halves, bit for bit: also where one kernel does all that follows attention. */
+/* Two blocks in one call are their halves, bit for bit: also where one kernel does all that follows
+ * attention. */
 static void one_blocks(swin_rng *rng, int heads, int images, int mode)
 {
     char what[96];

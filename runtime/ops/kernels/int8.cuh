@@ -390,9 +390,10 @@ __device__ __forceinline__ void s8_cosine_part(float (&v)[8], const swin_gemm_s8
     if (part > 1) return;
     const float size = part ? p.raw_scale[1] : p.raw_scale[0];
     if (size > 0) {
-        const swin_s8_rule rule = part ? p.raw[1] : p.raw[0];
+        const s8_span to = s8_span_of(part ? p.raw[1] : p.raw[0]); /* as where they become codes in memory */
 #pragma unroll
-        for (int k = 0; k < 8; k++) v[k] = (s8_code(v[k], rule) - S8_MAGIC) * size;
+        for (int k = 0; k < 8; k++)
+            v[k] = (s8_code_of_share(s8_share(v[k], to.factor, to.begin), to.lo, to.hi) - S8_MAGIC) * size;
     }
     s8_cosine(v, part ? 1.f : __ldg(p.head_scale + n / 32));
 }

@@ -2,8 +2,8 @@
  * file (quant/plan.h), so that runtime never includes quant.
  *
  * Precision belongs to a layer. A Linear runs on integers when its input and weight are both enabled, attention when q, k,
- * v and the softmax output are; everything else runs in the net's float type. So an int8 mode, and any relaxation of
- * single sites, is a set of enabled sites and nothing more.
+ * v and the softmax output are; everything else runs in the net's float type, but qkv before attention on integers in
+ * float32. So an int8 mode, and any relaxation of single sites, is a set of enabled sites and nothing more.
  */
 #ifndef SWIN_SWIN_PLAN_H
 #define SWIN_SWIN_PLAN_H

@@ -11,7 +11,7 @@ typedef struct operand {
     float *raw_lo, *raw_hi, *top, *raw_top; /* [C]; top: the ranges that suit each column by itself */
 } operand;
 
-enum { LEVELS = RECOVER_REACHES, CANDIDATES = RECOVER_STRENGTHS + LEVELS + 1 };
+enum { LEVELS = 6, CANDIDATES = RECOVER_STRENGTHS + LEVELS + 1 };
 
 /* Steps of both operands, in terms of the least that cuts neither. */
 static const double levels[LEVELS] = { 0.6, 0.75, 0.9, 1.0, 1.15, 1.35 };
@@ -174,8 +174,6 @@ static void fill(room *o, const float *x, const float *w, bool keys)
             recover_factors(k->c, x, w, o->n, (double)i / (RECOVER_STRENGTHS - 1));
         else if (keys && i < CANDIDATES - 1)
             meet(o, k->c, levels[i - RECOVER_STRENGTHS]);
-        else if (i < CANDIDATES - 1)
-            recover_level(k->c, o->proj, o->proj_top, recover_reaches[i - RECOVER_STRENGTHS]);
         for (int j = 0; j < o->n; j++) k->inverse[j] = 1 / k->c[j];
     }
 }

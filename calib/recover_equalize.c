@@ -267,7 +267,7 @@ static swin_status equalize_merge(recover_view *v, counts *n)
     if (v->r->config->family != SWIN_V1) return SWIN_OK;
     float *worth = malloc((size_t)out * sizeof *worth);
     if (!worth) return swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d channels", out);
-    swin_status st = recover_stream_worth(worth, v->r, recover_reduction(v));
+    swin_status st = recover_merge_worth(worth, v->r, v->stage);
     if (st == SWIN_OK)
         st = fold_layer(v, SWIN_SITE_REDUCTION_INPUT, &v->qkv, s->merge_norm_weight, s->merge_norm_bias,
                         s->reduction_weight, out, worth, &n->norms);

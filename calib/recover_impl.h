@@ -196,15 +196,8 @@ float *recover_qkv_bias(const recover_view *v);
 
 /* ---- recover_stream.c --------------------------------------------------------------------------------------------- */
 
-/* worth [channels of what follows] of a squared error in each channel of a product that goes into the residual stream: the
- * _aftergemm site of fc2 or reduction. */
-swin_status recover_stream_worth(float *worth, const swin_recover *r, swin_site product);
-
-/* The _aftergemm site of the merge that a view looks at. */
-static inline swin_site recover_reduction(const recover_view *v)
-{
-    return swin_site_make(v->stage, 0, SWIN_SITE_REDUCTION_AFTERGEMM);
-}
+/* worth [2C]: what a squared error in each channel of the merge's product counts in the next stage. */
+swin_status recover_merge_worth(float *worth, const swin_recover *r, int stage);
 
 /* What fc2 or a merge hands to the stream, on sampled tokens. */
 typedef struct recover_stream {
@@ -218,7 +211,7 @@ typedef struct recover_stream {
 swin_status recover_stream_open(recover_stream *s, recover_walk *k, int rows, uint64_t seed);
 void recover_stream_close(recover_stream *s);
 
-/* Squared error behind LayerNorm, without its mean, weighted by worth, per token, when q rounds the product. */
+/* Squared error behind LayerNorm, without its mean, per token, when q rounds the product. */
 swin_status recover_stream_error(double *error, const recover_stream *s, const swin_quant *q);
 
 /* ---- recover_equalize.c, recover_balance.c ------------------------------------------------------------------------- */

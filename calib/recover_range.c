@@ -214,7 +214,7 @@ static swin_status merge_ranges(recover_view *v, int *count)
     if (!worth) return swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d channels", out);
     const layer l = { SWIN_SITE_REDUCTION_INPUT, &v->qkv, v->r->w.stages[v->stage].reduction_weight, out,
                       worth };
-    swin_status st = recover_stream_worth(worth, v->r, recover_reduction(v));
+    swin_status st = recover_merge_worth(worth, v->r, v->stage);
     if (st == SWIN_OK) st = layer_input_range(v, &l, count);
     free(worth);
     return st;

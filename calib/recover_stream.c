@@ -1,7 +1,9 @@
-/* What an error in the residual stream is worth: by the layers that read the stream from there to the stage's
- * end. LayerNorm divides all channels of a token by the same number, so a channel counts by its gain and by the weights that
- * read it. A channel that stands out also moves that number, and with
- * it all others: so for what fc2 and the merges add, the error is taken behind LayerNorm, on tokens. */
+/* Errors in the residual stream, by what follows.
+ *
+ * What a merge's outputs are worth: the next stage's layers read them behind LayerNorm, which divides all channels of a token by
+ * the same number, so a channel counts by gains and weights.
+ * What rounding a product of fc2 or of a merge costs: a channel that stands out moves that number, and with it all others, so
+ * the error is taken behind LayerNorm, on tokens. */
 #include <math.h>
 #include <stdlib.h>
 
@@ -66,33 +68,19 @@ static void add_end(float *worth, float *room, const swin_recover *r, int stage,
     }
 }
 
-/* Swin V2 puts a LayerNorm behind the product: its gain comes on top. */
-static const float *norm_behind(const swin_recover *r, swin_site product)
+swin_status recover_merge_worth(float *worth, const swin_recover *r, int stage)
 {
-    const swin_stage_weights *s = &r->w.stages[swin_site_stage(product)];
-    const swin_site_kind kind = swin_site_kind_of(product);
-    if (r->config->family == SWIN_V1) return NULL;
-    return kind == SWIN_SITE_REDUCTION_AFTERGEMM ? s->merge_norm_weight
-                                                 : s->blocks[swin_site_block(product)].norm2_weight;
-}
-
-swin_status recover_stream_worth(float *worth, const swin_recover *r, swin_site product)
-{
-    const bool merge = swin_site_kind_of(product) == SWIN_SITE_REDUCTION_AFTERGEMM;
-    const int stage = swin_site_stage(product) + merge, block = swin_site_block(product);
-    const swin_stage s = swin_config_stage(r->config, stage);
-    float *room = malloc(4 * (size_t)s.channels * sizeof *room);
+    const swin_stage s = swin_config_stage(r->config, stage + 1);
+    const float *gamma = r->config->family == SWIN_V2 ? r->w.stages[stage].merge_norm_weight : NULL;
+    float *room = malloc(4 * (size_t)s.channels * sizeof *room), most = 0;
     if (!room) return swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d channels", s.channels);
     for (int k = 0; k < s.channels; k++) worth[k] = 0;
-    const int next = merge ? 0 : block + 1;
-    for (int i = next; i < s.depth && i < next + AHEAD; i++)
-        add_block(worth, room, r, &s, &r->w.stages[stage].blocks[i]);
-    add_end(worth, room, r, stage, s.channels);
+    for (int i = 0; i < s.depth && i < AHEAD; i++)
+        add_block(worth, room, r, &s, &r->w.stages[stage + 1].blocks[i]);
+    add_end(worth, room, r, stage + 1, s.channels);
     free(room);
-    const float *gamma = norm_behind(r, product);
-    float most = 0;
     for (int k = 0; k < s.channels; k++) {
-        if (gamma) worth[k] *= gamma[k] * gamma[k];
+        if (gamma) worth[k] *= gamma[k] * gamma[k]; /* Swin V2 puts a LayerNorm behind the product */
         most = worth[k] > most ? worth[k] : most;
     }
     for (int k = 0; most == 0 && k < s.channels; k++)
@@ -137,8 +125,7 @@ swin_status recover_stream_error(double *error, const recover_stream *s, const s
         }
     }
     *error = 0;
-    for (size_t k = 0; k < n; k++)
-        *error += (double)s->worth[k] * (square[k] - sum[k] * sum[k] / rows) / rows;
+    for (size_t k = 0; k < n; k++) *error += (square[k] - sum[k] * sum[k] / rows) / rows;
     free(room);
     return SWIN_OK;
 }
@@ -170,10 +157,7 @@ swin_status recover_stream_open(recover_stream *s, recover_walk *k, int rows, ui
     recover_samples both[2] = { 0 };
     *s = (recover_stream){ .product = product_of(r, k->part) };
     SWIN_TRY(swin_linear_shape_of(&l, r->config, s->product - 1));
-    s->worth = malloc((size_t)l.out * sizeof *s->worth);
-    swin_status st = s->worth ? SWIN_OK
-                              : swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d channels", l.out);
-    if (st == SWIN_OK) st = recover_samples_init(&both[0], r, s->product, l.out, rows, seed);
+    swin_status st = recover_samples_init(&both[0], r, s->product, l.out, rows, seed);
     if (st == SWIN_OK)
         st = recover_samples_init(&both[1], r, swin_output_at(r->config, k->part), l.out, rows, seed);
     recover_gather g = { .r = r, .samples = both, .count = 2 };
@@ -182,7 +166,6 @@ swin_status recover_stream_open(recover_stream *s, recover_walk *k, int rows, ui
     s->y = both[0];
     s->x = both[1];
     if (st == SWIN_OK && r->config->family == SWIN_V2) add_bias(s, r);
-    if (st == SWIN_OK) st = recover_stream_worth(s->worth, r, s->product);
     if (st != SWIN_OK) recover_stream_close(s);
     return st;
 }
@@ -191,6 +174,5 @@ void recover_stream_close(recover_stream *s)
 {
     recover_samples_free(&s->x);
     recover_samples_free(&s->y);
-    free(s->worth);
     *s = (recover_stream){ 0 };
 }

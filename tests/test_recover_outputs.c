@@ -257,7 +257,7 @@ static void test_undo(void **state)
 /* ---- the residual stream -------------------------------------------------------------------------------------------------- */
 
 /* Worth follows gains and weights of what reads the stream, and does not change when a channel of a norm grows and the columns
- * that read it shrink. */
+ * that read it shrink, or rows of what reads it grow. */
 static void test_worth(void **state)
 {
     (void)state;
@@ -266,22 +266,21 @@ static void test_worth(void **state)
     recovering_setup(&x, SWIN_V1);
     swin_recover r = { .config = &x.config };
     CHECK_OK(swin_weights_clone(&r.w, &x.weights, &x.config));
-    const swin_site site = swin_site_find(&x.config, "layers.0.blocks.0.mlp.fc2._aftergemm");
-    const int c = swin_config_stage(&x.config, 0).channels;
-    swin_block_weights *next = &r.w.stages[0].blocks[1];
-    CHECK_OK(recover_stream_worth(before, &r, site));
+    const swin_stage s = swin_config_stage(&x.config, 1);
+    const int c = s.channels;
+    swin_block_weights *next = &r.w.stages[1].blocks[0];
+    CHECK_OK(recover_merge_worth(before, &r, 0));
     next->norm1_weight[3] *= 16;
     for (int n = 0; n < 3 * c; n++) next->qkv_weight[n * c + 3] /= 16;
-    CHECK_OK(recover_stream_worth(after, &r, site));
+    for (int k = 0; k < c; k++) next->qkv_weight[7 * c + k] *= 32;
+    CHECK_OK(recover_merge_worth(after, &r, 0));
     for (int k = 0; k < c; k++)
         CHECK(before[k] > 0 && fabs((double)after[k] / (double)before[k] - 1) < 1e-5, "channel %d: %g and %g",
               k, (double)before[k], (double)after[k]);
-    for (int b = 1; b < x.config.depths[0];
-         b++) { /* nobody in the stage reads channel 5, nor does the merge */
-        r.w.stages[0].blocks[b].norm1_weight[5] = r.w.stages[0].blocks[b].norm2_weight[5] = 0;
-    }
-    for (int g = 0; g < 4; g++) r.w.stages[0].merge_norm_weight[g * c + 5] = 0;
-    CHECK_OK(recover_stream_worth(after, &r, site));
+    for (int b = 0; b < s.depth; b++) /* nobody reads channel 5 */
+        r.w.stages[1].blocks[b].norm1_weight[5] = r.w.stages[1].blocks[b].norm2_weight[5] = 0;
+    r.w.norm_weight[5] = 0;
+    CHECK_OK(recover_merge_worth(after, &r, 0));
     CHECK(after[5] == 0 && after[6] > 0, "a channel that nobody reads is worth %g", (double)after[5]);
     swin_weights_free(&r.w);
     recovering_teardown(&x);

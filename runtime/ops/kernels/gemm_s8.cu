@@ -1,6 +1,6 @@
 /* INT8 products on tensor cores (m16n8k32): sums in INT32, exact, everything after them in registers. */
 #include "runtime/ops/kernels/gemm_s8.cuh"
-#include "runtime/ops/kernels/int8.cuh"
+#include "runtime/ops/kernels/last_s8.cuh"
 
 namespace
 {

@@ -13,7 +13,8 @@ typedef struct gemm_s8_config {
     bool ready;           /* its shared memory has been asked for */
 } gemm_s8_config;
 
-/* gemm_s8_wgmma.cu: NULL where this build or the current GPU has no wgmma. last: an s8_last of int8.cuh. */
+/* gemm_s8_wgmma.cu: NULL where this build or the current GPU has no wgmma. last: an s8_last of
+ * last_s8.cuh. */
 gemm_s8_config *swin_wgmma_s8_table(int last, int *count);
 /* stages: in use, at most c's. cudaErrorNotSupported where a matrix cannot be copied in boxes. */
 cudaError_t swin_wgmma_s8_launch(cudaStream_t stream, const swin_gemm_s8 *p, const gemm_s8_config *c,

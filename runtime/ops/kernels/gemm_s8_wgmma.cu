@@ -7,7 +7,7 @@
 #include "runtime/ops/kernels/box.cuh"
 #include "runtime/ops/kernels/gemm.cuh"
 #include "runtime/ops/kernels/gemm_s8.cuh"
-#include "runtime/ops/kernels/int8.cuh"
+#include "runtime/ops/kernels/last_s8.cuh"
 #include "runtime/ops/kernels/wgmma_s8.cuh"
 
 #pragma nv_diag_suppress 177 /* code for other chips uses nothing of this */

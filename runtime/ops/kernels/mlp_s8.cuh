@@ -9,6 +9,7 @@
 
 #include "runtime/ops/kernels/fused_s8.cuh"
 #include "runtime/ops/kernels/gemm.cuh"
+#include "runtime/ops/kernels/last_s8.cuh"
 
 namespace
 {

@@ -9,6 +9,7 @@
  * TB/s; the normalised rows, 19 MB written and read, are what the fusion saves. */
 #include "runtime/ops/kernels/fused_s8.cuh"
 #include "runtime/ops/kernels/gemm.cuh"
+#include "runtime/ops/kernels/last_s8.cuh"
 
 #pragma nv_diag_suppress 177 /* code for other chips uses nothing of this */
 

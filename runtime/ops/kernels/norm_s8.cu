@@ -2,7 +2,7 @@
  * a norm: plain quantization.
  *
  * Rows of F16 are held by groups of lanes, so a row's bits do not depend on how many rows there are. */
-#include "runtime/ops/kernels/int8.cuh"
+#include "runtime/ops/kernels/last_s8.cuh"
 #include "runtime/ops/kernels/norm_s8.cuh"
 
 namespace

@@ -10,7 +10,7 @@
  * codes, 15 instructions for each of 19 M values, 10 us; from L2 70 MB, 12 us. */
 #include "runtime/ops/kernels/box.cuh"
 #include "runtime/ops/kernels/gemm.cuh"
-#include "runtime/ops/kernels/int8.cuh"
+#include "runtime/ops/kernels/last_s8.cuh"
 #include "runtime/ops/kernels/wgmma_s8.cuh"
 
 #pragma nv_diag_suppress 177 /* code for other chips uses nothing of this */

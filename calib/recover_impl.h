@@ -40,6 +40,13 @@ struct swin_recover {
     bool measured;
 };
 
+/* ---- recover_judge.c ---------------------------------------------------------------------------------------------- */
+
+/* Choose, read and divide the images. */
+swin_status recover_take_images(swin_recover *r, swin_dataset *data);
+/* fp32's logits for the judges. */
+swin_status recover_reference(swin_recover *r);
+
 /* The float network as it was when the first method AFTER began, before that of w; and the network that f and w make, quantized.
  * Both are r's, kept until a method changes w: what does so while it still needs them says recover_changed(), or gives the
  * second one the changed parts anew. */

@@ -72,7 +72,8 @@ typedef struct swin_norm {
  * for. */
 typedef struct swin_moments {
     double *sum, *square; /* of the values, of their squares */
-    float *lo, *hi; /* the least and the largest; NaN counts as neither: INFINITY and -INFINITY where there is no other */
+    float *lo,
+        *hi; /* the least and the largest; NaN counts as neither: INFINITY and -INFINITY where there is no other */
 } swin_moments;
 
 /* A Linear layer prepared for one backend. */

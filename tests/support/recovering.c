@@ -49,7 +49,9 @@ static void load_probes(recovering *x)
 
 void recovering_setup(recovering *x, swin_family family)
 {
-    *x = (recovering){ .backend = "cpu", .folder = swin_scratch_make("recover"), .config = swin_tiny_config() };
+    *x = (recovering){ .backend = "cpu",
+                       .folder = swin_scratch_make("recover"),
+                       .config = swin_tiny_config() };
     x->config.family = family;
     CHECK_OK(swin_dev_open(&x->dev, "cpu", &(swin_dev_opts){ .threads = 2 }));
     CHECK_OK(swin_trained_weights(&x->weights, &x->config, 11));

@@ -6,9 +6,9 @@
  *   rows of Q, their bias            -> rows of K (V1; V2 normalises both)
  *   GELU's output, inside its kernel -> fc2 (int8-mode 3, on a backend whose engine applies factors: ops->shrinks)
  *
- * Two families of c, below, are tried with several clippings, estimated channel by channel; the best few, and c = 1, are
- * measured on the sampled inputs through the layer. Channels scaled against each other by whoever made the checkpoint give
- * the same candidates, so they do not matter.
+ * c_k = (input's range)^a / (largest weight)^(1 - a); each a from 0 to 1 is tried with several clippings, estimated channel
+ * by channel; the best few, and c = 1, are measured on the sampled inputs through the layer. Channels scaled against each
+ * other by whoever made the checkpoint give the same candidates, so they do not matter.
  */
 #include <math.h>
 #include <stdio.h>
@@ -18,10 +18,7 @@
 #include "calib/recover_impl.h"
 #include "runtime/swin/outputs.h"
 
-enum { STRENGTHS = 5, TRIED = STRENGTHS + RECOVER_REACHES, MEASURED = 3 };
-
-static const double strengths[STRENGTHS] = { 0.5, 0.6, 0.7, 0.8, 0.9 };
-const double recover_reaches[RECOVER_REACHES] = { 0.8, 0.65, 0.57, 0.5, 0.43, 0.35 };
+enum { STRENGTHS = RECOVER_STRENGTHS, MEASURED = 3 };
 
 const float recover_clips[RECOVER_CLIPS] = { 1.25f, 1.0f, 0.9f, 0.8f, 0.7f, 0.6f, 0.5f, 0.4f };
 
@@ -40,38 +37,17 @@ static double factor_of(double x, double w, double least, double strength)
     return pow(x, strength) / pow(w, 1 - strength) * pow(raised, strength - 0.5);
 }
 
-/* One common factor changes nothing: keep sizes as they are. */
-static void center_factors(float *c, int k)
-{
-    double log_sum = 0;
-    for (int i = 0; i < k; i++) log_sum += log((double)c[i]);
-    const double middle = exp(log_sum / k);
-    for (int i = 0; i < k; i++) c[i] = (float)fmin(fmax((double)c[i] / middle, 1e-15), 1e15);
-}
-
 void recover_factors(float *c, const float *x, const float *w, int k, double strength)
 {
-    double most = 0;
+    double log_sum = 0, most = 0;
     for (int i = 0; i < k; i++) most = fmax(most, (double)x[i] * (double)w[i]);
-    for (int i = 0; i < k; i++)
-        c[i] = (float)fmin(fmax(factor_of((double)x[i], (double)w[i], dead * most, strength), 1e-30), 1e30);
-    center_factors(c, k);
-}
-
-void recover_level(float *c, const recover_gemm *g, const float *top, double reach)
-{
-    double widest = 0;
-    for (int k = 0; k < g->k; k++) {
-        const double a = g->energy[k], b = g->variance[k];
-        c[k] = a > 0 && b > 0 ? (float)fmin(fmax(pow(b / a, 0.25), 1e-30), 1e30) : 0;
-        if (c[k] > 0) widest = fmax(widest, (double)top[k] / (double)c[k]);
+    for (int i = 0; i < k; i++) {
+        const double f = factor_of((double)x[i], (double)w[i], dead * most, strength);
+        c[i] = (float)fmin(fmax(f, 1e-30), 1e30);
+        log_sum += log(f);
     }
-    for (int k = 0; k < g->k; k++) {
-        const double least = widest > 0 ? (double)top[k] / (reach * widest) : 0;
-        c[k] = (float)fmax((double)c[k], least);
-        if (!(c[k] > 1e-30f)) c[k] = 1;
-    }
-    center_factors(c, g->k);
+    const double middle = exp(log_sum / k); /* one common factor changes nothing: keep sizes as they are */
+    for (int i = 0; i < k; i++) c[i] = (float)fmin(fmax((double)c[i] / middle, 1e-15), 1e15);
 }
 
 /* `clip` is in terms of the columns' own ranges, `top`. */
@@ -101,20 +77,17 @@ typedef struct search {
     const recover_samples *x;
     float *top; /* owned: [k] the best range of each of the inputs' columns by itself */
     swin_site site;
-    candidate all[TRIED + 1];
+    candidate all[STRENGTHS + 1];
 } search;
 
-/* The best clipping of one candidate, by estimate. */
+/* The best clipping of one strength, by estimate. */
 static swin_status estimate(void *user, size_t i, int worker)
 {
     (void)worker;
     search *s = user;
     const recover_gemm *g = s->g;
     candidate *a = &s->all[i];
-    if (a->c && i < STRENGTHS)
-        recover_factors(a->c, s->top, g->w_amax, g->k, strengths[i]);
-    else if (a->c)
-        recover_level(a->c, g, s->top, recover_reaches[i - STRENGTHS]);
+    if (a->c) recover_factors(a->c, s->top, g->w_amax, g->k, (double)i / (STRENGTHS - 1));
     double weights, input[RECOVER_CLIPS];
     swin_quant q[RECOVER_CLIPS];
     SWIN_TRY(recover_weight_estimate(&weights, g, a->c));
@@ -140,11 +113,11 @@ static int by_error(const void *a, const void *b)
 /* Measure the best candidates and no change, whatever its estimate; the winner comes first. */
 static swin_status measure(search *s)
 {
-    candidate same = s->all[TRIED];
-    qsort(s->all, TRIED, sizeof *s->all, by_error);
+    candidate same = s->all[STRENGTHS];
+    qsort(s->all, STRENGTHS, sizeof *s->all, by_error);
     candidate swap = s->all[MEASURED];
     s->all[MEASURED] = same;
-    s->all[TRIED] = swap;
+    s->all[STRENGTHS] = swap;
     for (int i = 0; i <= MEASURED; i++) {
         double input, weight;
         SWIN_TRY(recover_input_error(s->g, s->all[i].c, &s->all[i].q, &input));
@@ -166,14 +139,14 @@ static swin_status choose(float *c, bool *changed, recover_view *v, swin_site si
     s.top = malloc((size_t)g.k * sizeof *s.top);
     if (!s.top) st = swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d channels", g.k);
     if (s.top) st = recover_column_ranges(v->r, s.top, x->x, x->rows, x->cols, x->cols, x->lo, x->hi);
-    for (int i = 0; st == SWIN_OK && i < TRIED; i++)
+    for (int i = 0; st == SWIN_OK && i < STRENGTHS; i++)
         if (!(s.all[i].c = malloc((size_t)g.k * sizeof(float))))
             st = swin_fail(SWIN_ERR_MEM, "--recover: no memory for %d factors", g.k);
-    if (st == SWIN_OK) st = swin_pool_run(v->r->pool, TRIED + 1, estimate, &s);
+    if (st == SWIN_OK) st = swin_pool_run(v->r->pool, STRENGTHS + 1, estimate, &s);
     if (st == SWIN_OK) st = measure(&s);
     *changed = st == SWIN_OK && s.all[0].c;
     if (*changed) memcpy(c, s.all[0].c, (size_t)g.k * sizeof *c);
-    for (int i = 0; i <= TRIED; i++) free(s.all[i].c);
+    for (int i = 0; i <= STRENGTHS; i++) free(s.all[i].c);
     free(s.top);
     recover_gemm_free(&g);
     return st;

@@ -229,11 +229,6 @@ extern const float
 
 /* c_k = x_k^strength / w_k^(1 - strength), their geometric mean 1. */
 void recover_factors(float *c, const float *x, const float *w, int k, double strength);
-/* What makes the sum of a c^2 + b / c^2 least, for a what an error of an input channel counts and b what one of a weight does
- * (c^4 = b / a), but where that needs more than `reach` of the range that the widest channel needs (top: ranges of columns). */
-enum { RECOVER_REACHES = 6 };
-extern const double recover_reaches[RECOVER_REACHES];
-void recover_level(float *c, const recover_gemm *g, const float *top, double reach);
 /* The site's quantizer when its values, columns in [lo, hi] divided by c (NULL: 1), are cut at `clip` of the widest of the
  * ranges `top`. */
 swin_status recover_quantizer(swin_quant *q, const swin_recover *r, swin_site site, const float *lo,

@@ -90,7 +90,7 @@ void recovering_calibrate(recovering *x, swin_calib_file *f, const swin_calib_op
     swin_calib_timing t;
     char sha[SWIN_SHA256_HEX];
     CHECK_OK(swin_weights_sha256(&x->config, &x->weights, sha));
-    CHECK_OK(swin_dev_open(&dev, x->backend, &(swin_dev_opts){ .threads = o->threads }));
+    CHECK_OK(swin_dev_open(&dev, x->backend ? x->backend : "cpu", &(swin_dev_opts){ .threads = o->threads }));
     CHECK_OK(swin_calib_run(f, dev, &x->config, &x->weights, sha, o, &t));
     swin_dev_close(dev);
 }

@@ -15,7 +15,7 @@ typedef struct recovering {
     float *probes; /* [PROBES][3][S][S] */
     float fp32[RECOVERING_PROBES * RECOVERING_CLASSES];
     swin_dev *dev;
-    const char *backend; /* that calibrates; "cpu" until a test says otherwise */
+    const char *backend; /* that calibrates; NULL: cpu */
 } recovering;
 
 void recovering_setup(recovering *x, swin_family family);

@@ -101,19 +101,26 @@ static pair product_of(const pair *x, const swin_tensor *in, const swin_layer_s8
 
 static int64_t stepped, beside;
 
-/* x beside a product that was rounded before its bias: a code of the product that falls to the other side of a tie moves
- * one value by a step of LayerNorm's result, which is no rounding of x. Such values are counted, as codes are. */
-static void compare_stepped(const pair *x, const char *what)
+/* x and its codes beside a product that was rounded before its bias: a code of the product that falls to the other side of
+ * a tie moves one value by a step of LayerNorm's result, which is no rounding of x. Such values are counted, as codes are. */
+static void compare_stepped(const pair *x, const pair *codes, const char *what)
 {
     float *got = (float *)get(x, what);
+    int8_t *have = (int8_t *)get(codes, what);
     const float *want = (const float *)x->host;
     const int64_t n = x->d.rows * x->d.cols;
     const double unit = one_rounding(x->d.dtype), e = swin_rel_l2(got, want, (size_t)n);
-    for (int64_t i = 0; i < n; i++)
-        stepped += !(fabs((double)got[i] - (double)want[i]) <= 2.5 * unit * fabs((double)want[i]) + 2e-3);
-    beside += n;
+    for (int64_t i = 0; i < n; i++) {
+        const int d = have[i] - ((const int8_t *)codes->host)[i];
+        const bool moved =
+            !(fabs((double)got[i] - (double)want[i]) <= 2.5 * unit * fabs((double)want[i]) + 2e-3);
+        CHECK(moved || (d >= -1 && d <= 1), "%s: value %lld: code %d off", what, (long long)i, d);
+        stepped += moved;
+        tally.off += !moved && d != 0;
+    }
+    beside += n, tally.seen += n;
     CHECK(e <= 10 * unit + 1e-3, "%s: relative error %.1e", what, e);
-    free(got);
+    free(got), free(have);
 }
 
 /* x and its codes, as a half left them, against old + LN(l(in)) in float32. */
@@ -131,11 +138,12 @@ static void check_sum(pair *x, pair *codes, pair *old, const swin_tensor *in, co
     char *values = get(old, what), *bytes = get(&want, what);
     memcpy(x->host, values, (size_t)(rows * c) * sizeof(float));
     memcpy(codes->host, bytes, (size_t)(rows * c));
-    if (l->after_scale > 0)
-        compare_stepped(x, what);
-    else
+    if (l->after_scale > 0) {
+        compare_stepped(x, codes, what);
+    } else {
         compare_floats(x, one_rounding(x->d.dtype), what);
-    compare_codes(codes, what);
+        compare_codes(codes, what);
+    }
     free(values), free(bytes);
     drop(&local), drop(&want), drop(&sum);
 }

@@ -101,8 +101,9 @@ static pair product_of(const pair *x, const swin_tensor *in, const swin_layer_s8
 
 static int64_t stepped, beside;
 
-/* x and its codes beside a product that was rounded before its bias: a code of the product that falls to the other side of
- * a tie moves one value by a step of LayerNorm's result, which is no rounding of x. Such values are counted, as codes are. */
+/* x and its codes beside a product that was rounded before its bias. One code of attention that falls to the other side of
+ * a tie moves a sum by its weight, and where that sum is near a tie itself (0.0031 steps from it in the case that showed
+ * this) one value moves by a step of LayerNorm's result, which is no rounding of x. Such values are counted, as codes are. */
 static void compare_stepped(const pair *x, const pair *codes, const char *what)
 {
     float *got = (float *)get(x, what);

@@ -326,17 +326,19 @@ template <int LAST, int GROUPS> struct s8_old {
     /* n: the thread's first column. */
     __device__ __forceinline__ void load(const swin_gemm_s8 &p, const int64_t (&to)[2], int n)
     {
-        if (!USED) return;
+        if constexpr (USED) {
 #pragma unroll
-        for (int i = 0; i < GROUPS; i++)
+            for (int i = 0; i < GROUPS; i++)
 #pragma unroll
-            for (int half = 0; half < 2; half++) {
-                const int at = n + 32 * i;
-                if (to[half] < 0 || at >= p.n) continue;
-                stream[i][half] = *((const uint4 *)((const __half *)p.y[0].data + to[half] * p.y[0].ld + at));
-                if (LAST == S8_LOCAL)
-                    kept[i][half] = *(const uint2 *)(p.local.codes + to[half] * p.local.ld + at);
-            }
+                for (int half = 0; half < 2; half++) {
+                    const int at = n + 32 * i;
+                    if (to[half] < 0 || at >= p.n) continue;
+                    stream[i][half] =
+                        *((const uint4 *)((const __half *)p.y[0].data + to[half] * p.y[0].ld + at));
+                    if (LAST == S8_LOCAL)
+                        kept[i][half] = *(const uint2 *)(p.local.codes + to[half] * p.local.ld + at);
+                }
+        }
     }
 };
 

@@ -225,11 +225,9 @@ static void test_engines(void **state)
     static const char *const backends[] = { "ref", "cpu" };
     recovering x;
     swin_calib_file f;
-    swin_weights w;
     recovering_setup(&x, SWIN_V1);
     const swin_calib_opts o = recovering_options(&x, "fast", SWIN_INT8_MODE_3);
     recovering_calibrate(&x, &f, &o);
-    recovering_correct(&x, &f, &w);
     for (int relaxed = 0; relaxed < 2; relaxed++) {
         if (relaxed) { /* a layer that stays float reads what nobody divided */
             const swin_site site = swin_site_find(&x.config, "layers.0.blocks.1.mlp.fc2._input");
@@ -237,25 +235,12 @@ static void test_engines(void **state)
         }
         const double sim = recovering_sqnr(&x, &f);
         for (size_t b = 0; b < SWIN_COUNT(backends); b++) {
-            swin_dev *dev;
-            swin_net *net;
-            swin_plan plan;
-            float logits[PROBES * CLASSES];
-            CHECK_OK(swin_dev_open(&dev, backends[b], &(swin_dev_opts){ .threads = 2 }));
-            CHECK_OK(swin_plan_create(&plan, &f, SWIN_PER_CHANNEL));
-            CHECK_OK(swin_net_create(&net, dev, &x.config, &w,
-                                     &(swin_net_opts){ .dtype = SWIN_F32, .plan = &plan }));
-            CHECK_OK(swin_net_forward(net, x.probes, PROBES, logits, NULL));
-            const double db = swin_sqnr_db(logits, x.fp32, SWIN_COUNT(logits));
+            const double db = recovering_engine_sqnr(&x, &f, backends[b]);
             print_message("%s%s: %.2f dB, int8-sim %.2f dB\n", backends[b],
                           relaxed ? ", one layer float" : "", db, sim);
             CHECK(fabs(db - sim) < 1.5, "%s: %.2f dB, int8-sim %.2f dB", backends[b], db, sim);
-            swin_net_free(net);
-            swin_plan_free(&plan);
-            swin_dev_close(dev);
         }
     }
-    swin_weights_free(&w);
     swin_calib_file_free(&f);
     recovering_teardown(&x);
 }

@@ -94,35 +94,20 @@ static void test_engines(void **state)
     static const char *const backends[] = { "ref", "cpu" };
     recovering x;
     swin_calib_file f;
-    swin_weights w;
     recovering_setup(&x, SWIN_V1);
     make_outliers(&x);
     const swin_calib_opts o = recovering_options(&x, "equalize,ranges,outputs", SWIN_INT8_MODE_1);
     recovering_calibrate(&x, &f, &o);
-    recovering_correct(&x, &f, &w);
     const double sim = recovering_sqnr(&x, &f);
     for (int i = 0; i < f.corrections.nsteps; i++)
         print_message("%s: %.2f to %.2f dB, %s\n", f.corrections.steps[i].method,
                       f.corrections.steps[i].before_db, f.corrections.steps[i].after_db,
                       f.corrections.steps[i].changed);
     for (size_t b = 0; b < SWIN_COUNT(backends); b++) {
-        swin_dev *dev;
-        swin_net *net;
-        swin_plan plan;
-        float logits[PROBES * CLASSES];
-        CHECK_OK(swin_dev_open(&dev, backends[b], &(swin_dev_opts){ .threads = 2 }));
-        CHECK_OK(swin_plan_create(&plan, &f, SWIN_PER_CHANNEL));
-        CHECK_OK(
-            swin_net_create(&net, dev, &x.config, &w, &(swin_net_opts){ .dtype = SWIN_F32, .plan = &plan }));
-        CHECK_OK(swin_net_forward(net, x.probes, PROBES, logits, NULL));
-        const double db = swin_sqnr_db(logits, x.fp32, SWIN_COUNT(logits));
+        const double db = recovering_engine_sqnr(&x, &f, backends[b]);
         print_message("%s: %.2f dB, int8-sim %.2f dB\n", backends[b], db, sim);
         CHECK(fabs(db - sim) < 1.5, "%s: %.2f dB, int8-sim %.2f dB", backends[b], db, sim);
-        swin_net_free(net);
-        swin_plan_free(&plan);
-        swin_dev_close(dev);
     }
-    swin_weights_free(&w);
     swin_calib_file_free(&f);
     recovering_teardown(&x);
 }

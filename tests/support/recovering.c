@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "quant/factor.h"
+#include "quant/plan.h"
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
 #include "runtime/swin/accuracy.h"
@@ -115,6 +116,26 @@ double recovering_sqnr(recovering *x, const swin_calib_file *f)
     CHECK_OK(swin_sim_create(&sim, x->dev, f, &w, SWIN_PER_CHANNEL));
     CHECK_OK(swin_sim_forward(sim, x->probes, RECOVERING_PROBES, logits, NULL));
     swin_sim_free(sim);
+    swin_weights_free(&w);
+    return swin_sqnr_db(logits, x->fp32, SWIN_COUNT(logits));
+}
+
+double recovering_engine_sqnr(recovering *x, const swin_calib_file *f, const char *backend)
+{
+    swin_weights w;
+    swin_dev *dev;
+    swin_net *net;
+    swin_plan plan;
+    float logits[RECOVERING_PROBES * RECOVERING_CLASSES];
+    recovering_correct(x, f, &w);
+    CHECK_OK(swin_dev_open(&dev, backend, &(swin_dev_opts){ .threads = 2 }));
+    CHECK_OK(swin_plan_create(&plan, f, SWIN_PER_CHANNEL));
+    CHECK_OK(
+        swin_net_create(&net, dev, &x->config, &w, &(swin_net_opts){ .dtype = SWIN_F32, .plan = &plan }));
+    CHECK_OK(swin_net_forward(net, x->probes, RECOVERING_PROBES, logits, NULL));
+    swin_net_free(net);
+    swin_plan_free(&plan);
+    swin_dev_close(dev);
     swin_weights_free(&w);
     return swin_sqnr_db(logits, x->fp32, SWIN_COUNT(logits));
 }

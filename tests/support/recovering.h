@@ -34,5 +34,7 @@ void recovering_correct(recovering *x, const swin_calib_file *f, swin_weights *w
 /* SQNR of the probes' logits by int8-sim against fp32: with a file, and with one made by methods. */
 double recovering_sqnr(recovering *x, const swin_calib_file *f);
 double recovering_result(recovering *x, const char *recover, swin_int8_mode mode);
+/* The same of a backend's integer network. */
+double recovering_engine_sqnr(recovering *x, const swin_calib_file *f, const char *backend);
 
 #endif

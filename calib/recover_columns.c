@@ -5,6 +5,7 @@
 
 #include "calib/recover_impl.h"
 #include "calib/recover_step.h"
+#include "calib/widest.h"
 #include "runtime/base/wide.h"
 
 /* Columns at once; rows of them: together they fit the first cache. Loops over the columns inside take their number as an
@@ -92,17 +93,6 @@ static SWIN_WIDE_BODY void multiply_body(float *restrict e, const float *restric
     for (int i = 0; i < k; i++) e[i] = w[i] * c[i];
 }
 SWIN_WIDE(multiply, (float *e, const float *w, const float *c, int k), (e, w, c, k))
-
-/* top [n]: the largest sizes of every n-th value, k a multiple of n. */
-static SWIN_WIDE_BODY void widest_body(float *restrict top, const float *restrict e, int k, int n)
-{
-    for (int i = 0; i < k; i += n)
-        for (int j = 0; j < n; j++) {
-            const float size = e[i + j] < 0 ? -e[i + j] : e[i + j];
-            top[j] = size > top[j] ? size : top[j];
-        }
-}
-SWIN_WIDE(widest, (float *top, const float *e, int k, int n), (top, e, k, n))
 
 static SWIN_WIDE_BODY void step_errors_body(float *restrict e, const float *restrict inverse, int k,
                                             const recover_step *step)

@@ -4,12 +4,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "calib/widest.h"
 #include "quant/factor.h"
 #include "quant/linear_weight.h"
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
 #include "runtime/base/pool.h"
-#include "runtime/base/wide.h"
 
 /* What one run holds; each part is made by one function below and freed at the end. */
 typedef struct run {
@@ -181,17 +181,6 @@ static swin_status choose_ranges(run *r)
     swin_pool_free(pool);
     return st;
 }
-
-/* top [lanes]: the largest sizes of every lanes-th value, n a multiple of lanes. */
-static SWIN_WIDE_BODY void widest_body(float *restrict top, const float *restrict w, int n, int lanes)
-{
-    for (int i = 0; i < n; i += lanes)
-        for (int k = 0; k < lanes; k++) {
-            const float size = w[i + k] < 0 ? -w[i + k] : w[i + k];
-            top[k] = size > top[k] ? size : top[k];
-        }
-}
-SWIN_WIDE(widest, (float *top, const float *w, int n, int lanes), (top, w, n, lanes))
 
 enum { LANES = 16 };
 

@@ -306,6 +306,7 @@ static double one_run(swin_rng *rng, int c, int heads, int images, int mode)
     float *want = malloc((size_t)(image * c) * sizeof *want);
     CHECK(want != NULL, "no memory");
     const double floor = ref_of_block(want, rng, &x, &b[0].r, &one);
+    CHECK(floor > 20, "%s: ref is %.1f dB from itself", what, floor);
     CHECK_OK(gpu->ops->blocks_s8(gpu, &first.d, both, 1, &one));
     float *got = (float *)get(&first, what);
     const double db = swin_sqnr_db(got, want, (size_t)(image * c)),

@@ -29,7 +29,8 @@ double swin_rel_l2_f64(const float *got, const double *ref, size_t n)
 
 double swin_sqnr_db(const float *got, const float *ref, size_t n)
 {
-    return -20 * log10(swin_rel_l2(got, ref, n));
+    const double db = -20 * log10(swin_rel_l2(got, ref, n));
+    return isnan(db) ? -INFINITY : db; /* fmin and fmax would pass over a NaN */
 }
 
 int swin_argmax(const float *v, int n)

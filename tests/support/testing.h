@@ -47,7 +47,7 @@
 /* |got - ref| / |ref|, Euclidean. */
 double swin_rel_l2(const float *got, const float *ref, size_t n);
 double swin_rel_l2_f64(const float *got, const double *ref, size_t n);
-/* 10 log10(sum ref^2 / sum (got - ref)^2). */
+/* 10 log10(sum ref^2 / sum (got - ref)^2); minus infinity where that is no number. */
 double swin_sqnr_db(const float *got, const float *ref, size_t n);
 int swin_argmax(const float *v, int n);
 

@@ -30,7 +30,7 @@ typedef struct swin_tensor {
     int qmin, qmax; /* S8: the codes in use: [-127, 127] for a symmetric site */
     const float *
         shrink; /* S8: values of column c are multiplied by shrink[c] before they become codes, in the same memory as
-                            data; NULL: not. Only where ops.h says so */
+                            data: real = (code - zero_point) * scale / shrink[c]; NULL: not. Only where ops.h says so */
 } swin_tensor;
 
 /* Bytes of one element. */

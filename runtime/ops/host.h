@@ -50,6 +50,12 @@ static inline int8_t *swin_codes(const swin_tensor *t, int64_t r)
     return (int8_t *)t->data + r * t->ld;
 }
 
+/* The scale of an S8 matrix's codes in one column. */
+static inline float swin_code_scale(const swin_tensor *t, int64_t column)
+{
+    return t->shrink ? t->scale / t->shrink[column] : t->scale;
+}
+
 /* The shape rules of ops.h, the same on both backends: SWIN_ERR_UNSUPPORTED for another dtype than float32,
  * SWIN_ERR_VALUE with the operator's name and both shapes otherwise. */
 swin_status swin_check_matrix(const char *op, const swin_tensor *t, int64_t rows, int64_t cols);

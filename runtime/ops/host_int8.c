@@ -55,6 +55,20 @@ swin_status swin_check_linear_s8_residual(const swin_tensor *residual, const swi
     return swin_check_matrix("linear_s8_residual", residual, x->rows, l->out);
 }
 
+/* One positive number for all columns of a head. */
+static swin_status check_head_scales(const swin_tensor *t, const swin_attention *a)
+{
+    for (int64_t c = 0; t->shrink && c < t->cols; c++) {
+        const float v = t->shrink[c];
+        if (!isnormal(v) || v < 0 || !isnormal(t->scale / v))
+            return swin_fail(SWIN_ERR_VALUE, "attention_s8: scale %g over %g", (double)t->scale, (double)v);
+        if (v != t->shrink[c - c % a->head_size])
+            return swin_fail(SWIN_ERR_VALUE, "attention_s8: several scales in head %lld",
+                             (long long)(c / a->head_size));
+    }
+    return SWIN_OK;
+}
+
 swin_status swin_check_attention_s8(const swin_tensor *out, const swin_tensor qkv[3], const swin_attention *a,
                                     float prob_scale, const swin_windows *g)
 {
@@ -64,6 +78,7 @@ swin_status swin_check_attention_s8(const swin_tensor *out, const swin_tensor qk
         SWIN_TRY(swin_check_codes("attention_s8", &qkv[i], rows, channels));
         if (qkv[i].zero_point != 0)
             return swin_fail(SWIN_ERR_VALUE, "attention_s8: a zero point of %d", qkv[i].zero_point);
+        SWIN_TRY(check_head_scales(&qkv[i], a));
     }
     SWIN_TRY(swin_check_output("attention_s8", out, rows, channels));
     if (a->softmax == SWIN_SOFTMAX_EXACT && !(isnormal(prob_scale) && prob_scale > 0))

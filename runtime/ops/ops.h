@@ -263,8 +263,8 @@ struct swin_ops {
     /* ---- integer network (NULL where a backend does not offer it) -------------------------------------------------- */
     /* An S8 matrix carries scale, zero_point, qmin and qmax; code = clamp(rint(x * (1 / scale)) + zero_point, qmin, qmax),
      * half to even, NaN to qmin. The three layernorm operators above also take an S8 output. With `shrinks`, S8 outputs of
-     * quantize and linear_s8, and fc2's input in a half block, may carry `shrink` vectors: x is then x * shrink[column],
-     * rounded to float32 (or 1 / scale is multiplied by it). */
+     * quantize, linear_s8 and normalise_heads, and in half blocks and blocks fc2's input and the parts q, k, v, may carry
+     * `shrink` vectors: x is then x * shrink[column], rounded to float32 (or 1 / scale is multiplied by it). */
     bool shrinks;
     bool after_channels; /* swin_linear.after is honoured */
 
@@ -282,8 +282,9 @@ struct swin_ops {
     /* residual += v, as linear_residual; v as above without an activation. */
     swin_status (*linear_s8_residual)(swin_dev *dev, swin_tensor *residual, const swin_tensor *x,
                                       const swin_linear *l, float after_scale, const swin_windows *g);
-    /* Window attention on codes. qkv: the S8 parts q, k, v [rows][C], each with its scale. Scores are INT32 sums times
-     * a->scale q.scale k.scale, then as in `attention`. EXACT: probabilities are quantized with prob_scale to [0, 127];
+    /* Window attention on codes. qkv: the S8 parts q, k, v [rows][C], each with its scale; with `shrinks` also with a
+     * `shrink`, one number for all columns of a head, and a head's scale is then scale / shrink. Scores are INT32 sums times
+     * a->scale (q.scale k.scale), then as in `attention`. EXACT: probabilities are quantized with prob_scale to [0, 127];
      * U8: codes = rint(255 exp(s - max)), divided by their sum after A.V. The INT32 sums of A.V become out: F32, or S8 with
      * out's scale. */
     swin_status (*attention_s8)(swin_dev *dev, swin_tensor *out, const swin_tensor qkv[3],

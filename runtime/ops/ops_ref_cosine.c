@@ -22,8 +22,9 @@ static void load(const swin_tensor *x, int64_t r, int64_t at, int64_t n, double 
 
 static void store(const swin_tensor *out, int64_t r, int64_t at, float v)
 {
+    const swin_tensor column = swin_columns(out, at, 1);
     if (out->dtype == SWIN_S8)
-        swin_quantize_row_ref(swin_codes(out, r) + at, &v, 1, out);
+        swin_quantize_row_ref(swin_codes(&column, r), &v, 1, &column);
     else
         swin_row(out, r)[at] = v;
 }

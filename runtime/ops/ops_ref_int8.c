@@ -179,12 +179,18 @@ static const int8_t *part(const attention_job *j, int64_t matrix, int which, int
     return swin_codes(&j->qkv[which], window * j->tokens + t) + head * j->a->head_size;
 }
 
+/* The scale of that head's codes. */
+static float part_scale(const attention_job *j, int64_t matrix, int which)
+{
+    return swin_code_scale(&j->qkv[which], matrix % j->a->heads * j->a->head_size);
+}
+
 /* Row i of the probabilities as codes; returns what an A.V sum is multiplied by, v's scale aside. */
 static double prob_codes(const attention_job *j, int64_t matrix, int i, int32_t *codes, double *s)
 {
     const int64_t n = j->tokens, head = matrix % j->a->heads;
     const int64_t window = matrix / j->a->heads % swin_windows_per_image(j->g);
-    const float alpha = j->a->scale * (j->qkv[0].scale * j->qkv[1].scale);
+    const float alpha = j->a->scale * (part_scale(j, matrix, 0) * part_scale(j, matrix, 1));
     const int8_t *q = part(j, matrix, 0, i);
     double most = -INFINITY, sum = 0;
     for (int64_t k = 0; k < n; k++) {
@@ -211,7 +217,7 @@ static void attend_row(const attention_job *j, int64_t matrix, int i, const int3
     for (int d = 0; d < j->a->head_size; d++) {
         int32_t acc = 0;
         for (int k = 0; k < j->tokens; k++) acc += codes[k] * part(j, matrix, 2, k)[d];
-        const float v = (float)(acc * factor * j->qkv[2].scale);
+        const float v = (float)(acc * factor * part_scale(j, matrix, 2));
         const int64_t at = head * j->a->head_size + d;
         if (j->out->dtype == SWIN_F32)
             swin_row(j->out, row)[at] = v;

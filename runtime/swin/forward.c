@@ -57,7 +57,7 @@ static swin_status fused_blocks(walk *w, int *done, const net_stage *s, swin_ten
                                   .prob_scale = b->prob_scale,
                                   .shift = b->shift,
                                   .head_scale = b->head_scale };
-        for (int i = 0; i < 3; i++) all[k].parts[i] = code_matrix(NULL, 0, 0, &b->operands[i]);
+        for (int i = 0; i < 3; i++) all[k].parts[i] = operand_codes(NULL, 0, 0, b, i);
         for (int i = 0; i < 2; i++) all[k].raw[i] = net_raw_codes(b, i);
     }
     open_range(w, "blocks");

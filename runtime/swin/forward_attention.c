@@ -59,10 +59,11 @@ static swin_status attention_float(const walk *w, swin_tensor *out, swin_tensor 
     return rounded(w, out);
 }
 
-/* The i-th of q, k, v as codes side by side in a buffer. */
-static swin_tensor operand(void *buffer, int i, int64_t rows, int64_t c, const swin_site_plan *q)
+/* The i-th of q, k, v as codes side by side in a buffer; raw: before V2 normalises it. */
+static swin_tensor operand(void *buffer, int i, int64_t rows, int64_t c, const net_block *b, bool raw)
 {
-    swin_tensor t = code_matrix((char *)buffer + i * c, rows, c, q);
+    char *at = (char *)buffer + i * c;
+    swin_tensor t = raw ? code_matrix(at, rows, c, &b->raw[i]) : operand_codes(at, rows, c, b, i);
     t.ld = 3 * c;
     return t;
 }
@@ -75,9 +76,9 @@ static swin_status integer_operands(const walk *w, swin_tensor parts[3], const s
     const bool v2 = b->head_scale != NULL;
     swin_tensor qkv = swin_matrix(w->net->wide, SWIN_F32, x->rows, 3 * c);
     for (int i = 0; i < 3; i++) {
-        parts[i] = operand(v2 ? w->net->narrow : w->net->wide, i, x->rows, c, &b->operands[i]);
+        parts[i] = operand(v2 ? w->net->narrow : w->net->wide, i, x->rows, c, b, false);
         if (v2 && i < 2)
-            parts[i] = b->raw[i].enabled ? operand(w->net->wide, i, x->rows, c, &b->raw[i])
+            parts[i] = b->raw[i].enabled ? operand(w->net->wide, i, x->rows, c, b, true)
                                          : swin_columns(&qkv, i * c, c);
     }
     SWIN_TRY(w->ops->linear_s8(w->dev, parts, 3, x, &b->qkv.l, b->qkv.after_scale, SWIN_ACT_NONE));
@@ -96,10 +97,9 @@ static swin_status quantized_operands(const walk *w, swin_tensor parts[3], swin_
     for (int i = 0; i < 3; i++) {
         const swin_tensor part = swin_columns(&qkv, i * c, c);
         const bool raw = b->head_scale && i < 2;
-        const swin_site_plan *q = raw ? &b->raw[i] : &b->operands[i];
         parts[i] = part;
-        if (raw && !q->enabled) continue;
-        parts[i] = operand(w->net->narrow, i, x->rows, c, q);
+        if (raw && !b->raw[i].enabled) continue;
+        parts[i] = operand(w->net->narrow, i, x->rows, c, b, raw);
         SWIN_TRY(w->ops->quantize(w->dev, &parts[i], &part));
     }
     return SWIN_OK;
@@ -114,7 +114,7 @@ static swin_status attention_integer(const walk *w, swin_tensor *out, swin_tenso
     SWIN_TRY(b->qkv.integer ? integer_operands(w, parts, x, b) : quantized_operands(w, parts, x, b));
     for (int i = 0; i < 3; i++) SWIN_TRY(touch(w, operand_kinds[i], &parts[i]));
     for (int i = 0; i < 2 && b->head_scale; i++) {
-        swin_tensor codes = operand(w->net->narrow, i, x->rows, c, &b->operands[i]);
+        swin_tensor codes = operand(w->net->narrow, i, x->rows, c, b, false);
         SWIN_TRY(
             w->ops->normalise_heads(w->dev, &codes, &parts[i], b->attention.heads, i ? NULL : b->head_scale));
         SWIN_TRY(touch(w, normalised_kinds[i], &codes));

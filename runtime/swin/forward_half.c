@@ -31,7 +31,7 @@ static swin_status fused_attention(const walk *w, const net_block *b, swin_tenso
 {
     const swin_layer_s8 qkv = net_fused_layer(&b->qkv), proj = net_fused_layer(&b->proj);
     swin_tensor parts[3];
-    for (int i = 0; i < 3; i++) parts[i] = code_matrix(NULL, 0, 0, &b->operands[i]);
+    for (int i = 0; i < 3; i++) parts[i] = operand_codes(NULL, 0, 0, b, i);
     return w->ops->attention_half_s8(w->dev, x, &b->norm1, &qkv, parts, &b->attention, b->prob_scale, &proj,
                                      g);
 }
@@ -73,7 +73,7 @@ static swin_status fused_attention_v2(const walk *w, const net_block *b, swin_te
     const swin_stream_s8 codes = stream_codes(w, x, &b->qkv, more ? &b->fc1 : NULL);
     const swin_layer_s8 qkv = net_fused_layer(&b->qkv), proj = net_fused_layer(&b->proj);
     swin_tensor parts[3], raw[2];
-    for (int i = 0; i < 3; i++) parts[i] = code_matrix(NULL, 0, 0, &b->operands[i]);
+    for (int i = 0; i < 3; i++) parts[i] = operand_codes(NULL, 0, 0, b, i);
     for (int i = 0; i < 2; i++) raw[i] = net_raw_codes(b, i);
     *w->coded = false;
     SWIN_TRY(w->ops->attention_half_v2_s8(w->dev, x, &codes, &b->norm1, &qkv, raw, parts, b->head_scale,

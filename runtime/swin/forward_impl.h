@@ -113,6 +113,14 @@ static inline swin_tensor code_matrix(void *buffer, int64_t rows, int64_t cols, 
     return t;
 }
 
+/* Codes of q, k or v (i = 0, 1, 2) as attention reads them. */
+static inline swin_tensor operand_codes(void *buffer, int64_t rows, int64_t cols, const net_block *b, int i)
+{
+    swin_tensor t = code_matrix(buffer, rows, cols, &b->operands[i]);
+    t.shrink = b->operand_shrink[i];
+    return t;
+}
+
 /* The layer computes in float32 although the network's type is a half one. */
 static inline bool net_wide(const walk *w, const net_layer *l)
 {

@@ -109,7 +109,7 @@ static swin_status put_attention(swin_net *net, net_block *b, int stage, int blo
                           .scale = c->family == SWIN_V2 ? 1.0f : (float)scale, /* V2's queries carry it */
                           .mask = b->shift ? mask : NULL,
                           .softmax = net->opts.plan ? net->opts.plan->softmax : net->opts.softmax };
-    net_plan_attention(net, b, stage, block);
+    SWIN_TRY(net_plan_attention(net, b, stage, block));
     if (c->family == SWIN_V2) SWIN_TRY(put_head_scale(net, &b->head_scale, w->logit_scale, s->heads));
     return put_position_bias(net, &b->attention.bias, w, s, c->pretrained_window[stage]);
 }

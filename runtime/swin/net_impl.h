@@ -21,6 +21,7 @@ typedef struct net_block {
     bool attention_integer;
     const float *head_scale;    /* V2: [heads] logit scales of the normalised queries, device; NULL: V1 */
     swin_site_plan operands[3]; /* integer attention: q, k, v (V2: q and k normalised) */
+    const float *operand_shrink[3]; /* where heads have scales of their own: [C] the site's over them, device; NULL: not */
     swin_site_plan raw[2];      /* V2: q and k before that */
     float prob_scale;
     int shift;
@@ -92,7 +93,7 @@ swin_status net_put_layer(swin_net *net, net_layer *layer, int stage, int block,
 swin_status net_put_vector(swin_net *net, const float **out, const float *host, size_t n);
 
 /* Whether the plan runs this block's attention on integers, and with which scales. */
-void net_plan_attention(const swin_net *net, net_block *b, int stage, int block);
+swin_status net_plan_attention(swin_net *net, net_block *b, int stage, int block);
 
 /* All parameters of net->config from weights already rounded. A failure leaves what was made to swin_net_free. */
 swin_status net_build(swin_net *net, const swin_weights *w);

@@ -126,14 +126,33 @@ swin_status net_put_layer(swin_net *net, net_layer *layer, int stage, int block,
                                     float_type(net, stage, block, input));
 }
 
-void net_plan_attention(const swin_net *net, net_block *b, int stage, int block)
+/* Where heads have scales of their own: the site's over those of the columns, for the kernels that make the codes and for
+ * attention. */
+static swin_status put_head_scales(swin_net *net, net_block *b, int i, int channels)
+{
+    const swin_site_plan *p = &b->operands[i];
+    if (!p->channel_scale) return SWIN_OK;
+    if (!net->ops->shrinks)
+        return swin_fail(SWIN_ERR_UNSUPPORTED,
+                         "int8: the %s backend has no scales for single heads, which recovery chose in int8-mode 3; "
+                         "calibrate without --recover heads",
+                         net->ops->name);
+    float *shrink = malloc((size_t)channels * sizeof *shrink);
+    if (!shrink) return swin_fail(SWIN_ERR_MEM, "no memory for %d scales", channels);
+    for (int c = 0; c < channels; c++) shrink[c] = p->scale / p->channel_scale[c];
+    const swin_status st = net_put_vector(net, &b->operand_shrink[i], shrink, (size_t)channels);
+    free(shrink);
+    return st;
+}
+
+swin_status net_plan_attention(swin_net *net, net_block *b, int stage, int block)
 {
     static const swin_site_kind parts[][3] = {
         [SWIN_V1] = { SWIN_SITE_MATMUL_Q, SWIN_SITE_MATMUL_K, SWIN_SITE_MATMUL_V },
         [SWIN_V2] = { SWIN_SITE_MHA_Q, SWIN_SITE_MHA_K, SWIN_SITE_MATMUL_V },
     };
     b->attention_integer = false;
-    if (!net->opts.plan) return;
+    if (!net->opts.plan) return SWIN_OK;
     const swin_site_plan *prob = planned(net, stage, block, SWIN_SITE_MATMUL_A);
     bool all = prob->enabled;
     if (!prob->enabled) b->attention.softmax = SWIN_SOFTMAX_EXACT; /* relaxed: float all through */
@@ -144,4 +163,7 @@ void net_plan_attention(const swin_net *net, net_block *b, int stage, int block)
     for (int i = 0; i < 2; i++) b->raw[i] = *planned(net, stage, block, parts[SWIN_V1][i]);
     b->attention_integer = all;
     b->prob_scale = prob->scale;
+    for (int i = 0; i < 3 && all; i++)
+        SWIN_TRY(put_head_scales(net, b, i, net->stages[stage].shape.channels));
+    return SWIN_OK;
 }

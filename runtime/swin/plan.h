@@ -22,8 +22,9 @@ typedef struct swin_site_plan {
                             multiplied by; NULL: nothing */
     const float *channel_amax; /* ...and of each output channel; NULL: one scale for the tensor */
     const float *
-        channel_scale; /* what a Linear's product is rounded with: the scale of each output channel, in place of
-                                   `scale`; NULL: one for all */
+        channel_scale; /* what a Linear's product is rounded with, or q, k, v before attention: the scale of each
+                                   channel, in place of `scale` (q, k, v: one for all channels of a head); NULL: one
+                                   for all */
 } swin_site_plan;
 
 typedef struct swin_plan {

@@ -93,7 +93,11 @@ __global__ void __launch_bounds__(shape<W * W>::threads, shape<W * W>::fit)
     const int count = min(each, p.g.images - first);
     const float *head_bias = p.a.bias ? p.a.bias + (int64_t)head * N * N : NULL;
     const float *mask = p.a.mask ? p.a.mask + (int64_t)position * N * N : NULL;
-    const float alpha = p.a.scale * (p.q.scale * p.k.scale) * S8_LOG2E;
+    __shared__ float score_scale, v_scale; /* of the head; registers are short */
+    if (threadIdx.x == 0) {
+        score_scale = p.a.scale * (s8_scale_in(p.q, head * D) * s8_scale_in(p.k, head * D)) * S8_LOG2E;
+        v_scale = s8_scale_in(p.v, head * D);
+    }
 
     window_copy<N> copy;
     copy.template begin<W>(p, position, first, head);
@@ -138,7 +142,7 @@ __global__ void __launch_bounds__(shape<W * W>::threads, shape<W * W>::fit)
                 else
                     return table[(tile * S::n8 + j) * 32 + lane];
             },
-            alpha, p.prob_scale, p.v.scale,
+            score_scale, p.prob_scale, v_scale,
             [&](int half, int c, const float(&v)[4]) {
                 if (to[half] < 0) return;
                 const int64_t at = to[half] + 16 * c;

@@ -17,7 +17,7 @@ __device__ __forceinline__ float over_warp(float v, bool largest)
 }
 
 /* Scores in s to codes; returns what a sum of A.V is multiplied by. */
-__device__ float codes_of(float *s, int n, const swin_attention_s8_args &p)
+__device__ float codes_of(float *s, int n, const swin_attention_s8_args &p, float v_scale)
 {
     const int lane = threadIdx.x % 32;
     const bool u8 = p.a.softmax == SWIN_SOFTMAX_U8;
@@ -30,10 +30,10 @@ __device__ float codes_of(float *s, int n, const swin_attention_s8_args &p)
         sum += s[j];
     }
     sum = over_warp(sum, false);
-    if (u8) return p.v.scale / sum;
+    if (u8) return v_scale / sum;
     const float inverse = 1.f / (sum * p.prob_scale);
     for (int j = lane; j < n; j += 32) s[j] = fminf(rintf(s[j] * inverse), 127.f);
-    return p.v.scale * p.prob_scale;
+    return v_scale * p.prob_scale;
 }
 
 __device__ __forceinline__ void store(const swin_tensor &out, const swin_s8_rule &rule, int64_t at, float v)
@@ -56,7 +56,8 @@ __global__ void __launch_bounds__(32 * WARPS)
     const int head = blockIdx.x % heads;
     const int64_t win = blockIdx.x / heads;
     float *s = shared + threadIdx.x / 32 * n;
-    const float alpha = p.a.scale * (p.q.scale * p.k.scale);
+    const float alpha = p.a.scale * (s8_scale_in(p.q, head * d) * s8_scale_in(p.k, head * d)),
+                v_scale = s8_scale_in(p.v, head * d);
     const float *bias = p.a.bias ? p.a.bias + (int64_t)head * n * n : NULL;
     const float *mask = p.a.mask ? p.a.mask + win % swin_windows_count(p.g) * n * n : NULL;
     auto row_of = [&](int token) {
@@ -73,7 +74,7 @@ __global__ void __launch_bounds__(32 * WARPS)
             s[j] = fmaf((float)sum, alpha, bias ? bias[row * n + j] : 0.f) + (mask ? mask[row * n + j] : 0.f);
         }
         __syncwarp();
-        const float factor = codes_of(s, n, p);
+        const float factor = codes_of(s, n, p, v_scale);
         __syncwarp();
         for (int c = lane; c < d; c += 32) {
             int sum = 0;

@@ -253,11 +253,11 @@ __device__ __forceinline__ void attend_twice(int (&o)[2][2][4], int (&sum)[4], c
 template <class S>
 __device__ __forceinline__ void store_rows(const int (&o)[2][2][4], const int (&sum)[4],
                                            const swin_attention_s8_args &p, const swin_s8_rule &rule,
-                                           int64_t base, const int (&to)[2], bool u8)
+                                           float v_scale, int64_t base, const int (&to)[2], bool u8)
 {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        const float f = u8 ? p.v.scale / (float)sum[2 * half] : p.v.scale * p.prob_scale;
+        const float f = u8 ? v_scale / (float)sum[2 * half] : v_scale * p.prob_scale;
 #pragma unroll
         for (int c = 0; c < 2; c++) {
             const int col = 16 * c + threadIdx.x % 4 * 4;
@@ -281,6 +281,9 @@ __global__ void __launch_bounds__(S::threads, S::fit)
     const int first = (int)(run / per_image) * each, last = min(first + each, p.g.images);
     const int thread = threadIdx.x % S::each, row = (slice * S::RT + tile) * 16 + lane / 4;
     const unsigned tiles = shared_address(base) + S::bias + group * S::BUF * S::image;
+    const int col = (int)head * S::D;
+    const float alpha = p.a.scale * (s8_scale_in(p.q, col) * s8_scale_in(p.k, col)) * S8_LOG2E,
+                v_scale = s8_scale_in(p.v, col);
     const s8_place<S::W> at(p, position);
     pieces<S, 16 * S::RT> q;
     pieces<S, S::N> k, v;
@@ -316,14 +319,14 @@ __global__ void __launch_bounds__(S::threads, S::fit)
             rows_of rows = { .k = smem + S::q,
                              .v = smem + S::q + S::k,
                              .bias = (const float4 *)base + tile * S::n8 * 32 + lane,
-                             .alpha = p.a.scale * (p.q.scale * p.k.scale) * S8_LOG2E };
+                             .alpha = alpha };
             ldmatrix4(rows.q, smem + s8_half_at(16 * tile + (lane & 15), lane >> 4));
             int o[2][2][4] = {}, sum[4] = {};
             if constexpr (S::once)
                 attend_once<S>(o, sum, rows, p, U8);
             else
                 attend_twice<S>(o, sum, rows, p, U8);
-            store_rows<S>(o, sum, p, rule, base_row(image) * p.out.ld, to, U8);
+            store_rows<S>(o, sum, p, rule, v_scale, base_row(image) * p.out.ld, to, U8);
         }
         __syncthreads(); /* these tiles are filled next */
         if (S::BUF == 1 && image + S::G - group < last) fetch(image + S::G, 0);

@@ -130,7 +130,7 @@ int last_of(const swin_gemm_s8 *p)
     if (p->residual) return p->y[0].dtype == SWIN_F16 ? S8_RESIDUAL : S8_ANY;
     if (p->parts == 1 && p->y[0].dtype == SWIN_F16 && p->act == SWIN_ACT_NONE) return S8_HALVES;
     for (int i = 0; i < p->parts; i++)
-        if (p->y[i].dtype != SWIN_S8 || (p->y[i].shrink && p->act == SWIN_ACT_NONE)) return S8_ANY;
+        if (p->y[i].dtype != SWIN_S8 || !swin_s8_lean_shrink(p, i)) return S8_ANY;
     return p->act == SWIN_ACT_NONE ? S8_CODES : p->parts == 1 ? S8_GELU_CODES : S8_ANY;
 }
 

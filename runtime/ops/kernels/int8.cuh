@@ -112,6 +112,19 @@ __device__ __forceinline__ unsigned s8_codes4(const float *x, float4 factor, swi
     return s8_pack(code[0], code[1], code[2], code[3]);
 }
 
+/* The rule of a head whose columns, from `column` on, have one factor (NULL: none). */
+__device__ __forceinline__ swin_s8_rule s8_rule_in(swin_s8_rule r, const float *shrink, int column)
+{
+    if (shrink) r.inverse *= __ldg(shrink + column);
+    return r;
+}
+
+/* The scale of such a head's codes, as swin_code_scale of host.h. */
+__device__ __forceinline__ float s8_scale_in(const swin_tensor &t, int column)
+{
+    return t.shrink ? t.scale / __ldg(t.shrink + column) : t.scale;
+}
+
 /* Factors of four columns: 1 / scale times what the values are multiplied by. */
 __device__ __forceinline__ float4 s8_factors(const float *shrink, const swin_s8_rule &r)
 {

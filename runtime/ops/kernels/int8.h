@@ -70,6 +70,14 @@ typedef struct swin_gemm_s8 {
     swin_s8_local local;
 } swin_gemm_s8;
 
+/* Whether the lean last steps take the factors of part i: GELU's codes as they come, plain codes as part of their columns'
+ * factors (s8_line of last_s8.cuh), which a rounding before the bias does not leave room for. */
+static inline bool swin_s8_lean_shrink(const swin_gemm_s8 *p, int i)
+{
+    const float *shrink = p->y[i].shrink;
+    return !shrink || ((size_t)shrink % 16 == 0 && (p->act != SWIN_ACT_NONE || p->after == 0));
+}
+
 /* Tensor cores of sm_80 and later. cudaErrorNotSupported: columns not in eights, or pointers not aligned
  * to 16 bytes. */
 cudaError_t swin_gemm_s8_launch(cudaStream_t stream, const swin_gemm_s8 *p, int config, int multiprocessors);

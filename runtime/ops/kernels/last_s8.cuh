@@ -82,12 +82,15 @@ __device__ __forceinline__ int s8_part_of(const swin_gemm_s8 &p, int n)
 }
 
 /* Factor and bias of column n, as s8_finish<LAST> wants them: those of plain codes lead to the codes' share
- * of their span without a value between. */
+ * of their span without a value between, past the part's factor of that column. */
 template <int LAST> __device__ __forceinline__ float2 s8_line(const swin_gemm_s8 &p, int n)
 {
     const float alpha = s8_alpha(p, n), bias = p.bias ? p.bias[n] : 0.f;
     if (LAST != S8_CODES || p.after != 0.f) return make_float2(alpha, bias);
-    const s8_span to = s8_span_of(p.y[s8_part_of(p, n)].rule);
+    const int part = s8_part_of(p, n);
+    const swin_s8_part &y = p.y[part];
+    s8_span to = s8_span_of(y.rule);
+    if (y.shrink) to.factor *= __ldg(y.shrink + n - part * p.width);
     return make_float2(alpha * to.factor, fmaf(bias, to.factor, to.begin));
 }
 
@@ -303,8 +306,9 @@ __device__ __forceinline__ void s8_finish_cosine(const swin_gemm_s8 &p, float (&
     const swin_s8_part &y = p.y[part];
     s8_cosine_part(v, p, part, n);
     if (row < 0) return;
+    const swin_s8_rule rule = s8_rule_in(y.rule, y.shrink, n - part * p.width);
     *reinterpret_cast<uint2 *>((int8_t *)y.data + row * y.ld + n - part * p.width) =
-        make_uint2(s8_codes4(v, y.rule), s8_codes4(v + 4, y.rule));
+        make_uint2(s8_codes4(v, rule), s8_codes4(v + 4, rule));
 }
 
 /* Rows of y that a thread's two rows of the product belong to; -1: past the end. */

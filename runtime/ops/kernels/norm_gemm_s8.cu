@@ -143,7 +143,7 @@ extern "C" cudaError_t swin_norm_gemm_s8_launch(cudaStream_t stream, const swin_
         return cudaErrorNotSupported;
     for (int i = 0; i < g->parts; i++)
         if (g->y[i].dtype != SWIN_S8 || g->y[i].ld % 8 != 0 || (uintptr_t)g->y[i].data % 8 != 0 ||
-            (g->y[i].shrink && (g->act == SWIN_ACT_NONE || (uintptr_t)g->y[i].shrink % 16 != 0)))
+            !swin_s8_lean_shrink(g, i))
             return cudaErrorNotSupported;
     if (g->act == SWIN_ACT_NONE) return pick<S8_CODES>(stream, p, multiprocessors);
     return g->parts == 1 ? pick<S8_GELU_CODES>(stream, p, multiprocessors) : cudaErrorNotSupported;

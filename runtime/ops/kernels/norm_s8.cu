@@ -132,9 +132,11 @@ __global__ void __launch_bounds__(256)
     for (int i = lane; i < d; i += 32) sum += value(i) * value(i);
     for (int o = 16; o; o >>= 1) sum += __shfl_xor_sync(0xffffffffu, sum, o);
     const float factor = (head_scale ? head_scale[head] : 1.f) / fmaxf(sqrtf(sum), 1e-12f);
-    for (int i = lane; i < d; i += 32) /* a place is read and written by one lane */
+    for (int i = lane; i < d; i += 32) { /* a place is read and written by one lane */
+        const swin_s8_rule rule = s8_rule_in(p.rule, p.out.shrink, head * d + i);
         ((int8_t *)p.out.data)[row * p.out.ld + head * d + i] =
-            (int8_t)__float_as_uint(s8_code(value(i) * factor, p.rule));
+            (int8_t)__float_as_uint(s8_code(value(i) * factor, rule));
+    }
 }
 
 /* Heads of 32 columns: four lanes a head. The bits are those of a product that does it itself (S8_COSINE). */
@@ -154,9 +156,10 @@ __global__ void __launch_bounds__(256)
                                     : element(p.x, row * p.x.ld + col + k);
     s8_cosine(v, head_scale ? head_scale[head] : 1.f);
     if (!live) return;
+    const swin_s8_rule rule = s8_rule_in(p.rule, p.out.shrink, col);
 #pragma unroll
     for (int k = 0; k < 8; k++)
-        ((int8_t *)p.out.data)[row * p.out.ld + col + k] = (int8_t)__float_as_uint(s8_code(v[k], p.rule));
+        ((int8_t *)p.out.data)[row * p.out.ld + col + k] = (int8_t)__float_as_uint(s8_code(v[k], rule));
 }
 
 /* The widths of Swin's long rows have kernels of their own. */

@@ -9,11 +9,12 @@
 #include "runtime/base/log.h"
 
 extern const swin_recover_method swin_recover_center, swin_recover_equalize, swin_recover_ranges,
-    swin_recover_outputs, swin_recover_round, swin_recover_bias, swin_recover_relax;
+    swin_recover_heads, swin_recover_outputs, swin_recover_round, swin_recover_bias, swin_recover_relax;
 
 static const swin_recover_method *const methods[] = {
-    &swin_recover_center, &swin_recover_equalize, &swin_recover_ranges, &swin_recover_outputs,
-    &swin_recover_round,  &swin_recover_bias,     &swin_recover_relax,  NULL,
+    &swin_recover_center,  &swin_recover_equalize, &swin_recover_ranges, &swin_recover_heads,
+    &swin_recover_outputs, &swin_recover_round,    &swin_recover_bias,   &swin_recover_relax,
+    NULL,
 };
 
 const swin_recover_method *const *swin_recover_methods(void)
@@ -30,10 +31,19 @@ static unsigned of_level(unsigned level)
     return chosen;
 }
 
+static bool is_named(const char *what, const char *name, size_t n)
+{
+    return strlen(what) == n && memcmp(what, name, n) == 0;
+}
+
 static swin_status add_named(unsigned *chosen, const char *name, size_t n)
 {
+    if (is_named("fast", name, n) || is_named("best", name, n)) {
+        *chosen |= of_level(*name == 'f' ? SWIN_RECOVER_FAST : SWIN_RECOVER_BEST);
+        return SWIN_OK;
+    }
     for (int i = 0; methods[i]; i++)
-        if (strlen(methods[i]->name) == n && memcmp(methods[i]->name, name, n) == 0) {
+        if (is_named(methods[i]->name, name, n)) {
             *chosen |= 1u << i;
             return SWIN_OK;
         }
@@ -45,10 +55,6 @@ swin_status swin_recover_choose(unsigned *chosen, const char *text)
 {
     *chosen = 0;
     if (strcmp(text, "none") == 0) return SWIN_OK;
-    if (strcmp(text, "fast") == 0 || strcmp(text, "best") == 0) {
-        *chosen = of_level(*text == 'f' ? SWIN_RECOVER_FAST : SWIN_RECOVER_BEST);
-        return SWIN_OK;
-    }
     for (const char *at = text;; at++) {
         const size_t n = strcspn(at, ",");
         SWIN_TRY(add_named(chosen, at, n));

@@ -42,7 +42,7 @@ typedef struct swin_recover_method {
 /* NULL-terminated, in the order of running. */
 const swin_recover_method *const *swin_recover_methods(void);
 
-/* Which methods `text` names: none, fast, best, or methods separated by commas. Bit i: row i. SWIN_ERR_USAGE names --recover
+/* Which methods `text` names: none, or fast, best and methods separated by commas. Bit i: row i. SWIN_ERR_USAGE names --recover
  * and the unknown one. */
 swin_status swin_recover_choose(unsigned *methods, const char *text);
 

@@ -95,6 +95,12 @@ swin_status swin_calib_file_derive(swin_calib_file *f, swin_int8_mode mode)
     return SWIN_OK;
 }
 
+bool swin_calib_file_has_heads(const swin_calib_file *f, swin_site site)
+{
+    return f->mode == SWIN_INT8_MODE_3 && swin_site_role_of(site) == SWIN_ROLE_MATMUL &&
+           swin_mode_enabled(f->mode, f->config.family, site);
+}
+
 swin_status swin_calib_file_match(const swin_calib_file *f, const char *path, const swin_config *c,
                                   const char *checkpoint_sha256)
 {

@@ -41,9 +41,9 @@ typedef struct swin_site_record {
     float
         *factor; /* owned: [channels] what the values are divided by before all of the above; NULL: nothing */
     float *
-        channel_scale; /* owned: [channels] a GEMM's product (aftergemm): the scale of each output channel, in place of
-                             q.scale; NULL: one for all */
-    int channels; /* of factor or of channel_scale: no site has both */
+        channel_scale; /* owned: [channels] a GEMM's product (aftergemm) or attention's operand: the scale of each
+                             channel, in place of q.scale (operands: one for all channels of a head); NULL: one for all */
+    int channels;      /* of factor or of channel_scale: no site has both */
 } swin_site_record;
 
 typedef struct swin_weight_record {
@@ -78,6 +78,9 @@ swin_status swin_calib_file_derive(swin_calib_file *f, swin_int8_mode mode);
 swin_status swin_calib_file_write(const swin_calib_file *f, const char *path); /* atomically */
 /* Read and check: every site of the model present and usable, schema not newer than ours. */
 swin_status swin_calib_file_read(swin_calib_file *f, const char *path, bool with_histograms);
+
+/* Whether heads may have scales of their own there: what attention reads in int8-mode 3. */
+bool swin_calib_file_has_heads(const swin_calib_file *f, swin_site site);
 
 /* Refuse a file made for another model or checkpoint. */
 swin_status swin_calib_file_match(const swin_calib_file *f, const char *path, const swin_config *c,

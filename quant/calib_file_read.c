@@ -12,6 +12,7 @@ enum { MOST_BINS = 1 << 20 };
 
 #define FACTORS "/corrections/factors"
 #define OUTPUTS "/corrections/outputs"
+#define HEADS   "/corrections/heads"
 
 typedef struct reader {
     swin_h5 *h;
@@ -281,6 +282,28 @@ static swin_status read_output(void *user, const char *name)
     return read_channels(&s->channel_scale, r, set, s->channels);
 }
 
+/* One scale for a head becomes one for each of its channels. */
+static swin_status read_heads(void *user, const char *name)
+{
+    const reader *r = user;
+    const swin_site site = swin_site_find(&r->f->config, name);
+    const int i = site == SWIN_NO_SITE ? -1 : swin_site_index(&r->f->config, site);
+    if (i < 0 || !swin_calib_file_has_heads(r->f, site))
+        return swin_fail(SWIN_ERR_UNSUPPORTED,
+                         "%s: scales for single heads of %.200s are unknown to this version", r->path, name);
+    char set[SWIN_SITE_NAME_MAX + 32];
+    swin_site_record *s = &r->f->sites[i];
+    const swin_stage g = swin_config_stage(&r->f->config, swin_site_stage(site));
+    float *head = NULL;
+    snprintf(set, sizeof set, HEADS "/%s", name);
+    SWIN_TRY(read_channels(&head, r, set, g.heads));
+    s->channels = g.channels;
+    s->channel_scale = malloc((size_t)g.channels * sizeof *s->channel_scale);
+    for (int c = 0; s->channel_scale && c < g.channels; c++) s->channel_scale[c] = head[c / g.head_size];
+    free(head);
+    return s->channel_scale ? SWIN_OK : swin_fail(SWIN_ERR_MEM, "no memory for %d scales", g.channels);
+}
+
 /* A group that the model does not know means that file and model text do not belong together. */
 static swin_status known_site(void *user, const char *name)
 {
@@ -301,7 +324,8 @@ static swin_status read_all(const reader *r)
     SWIN_TRY(swin_corrections_read_steps(&r->f->corrections, r->h, r->path));
     SWIN_TRY(swin_relaxation_read(&r->f->relaxation, r->h, r->path));
     if (swin_h5_exists(r->h, FACTORS)) SWIN_TRY(swin_h5_each(r->h, FACTORS, read_factor, (void *)r));
-    return swin_h5_exists(r->h, OUTPUTS) ? swin_h5_each(r->h, OUTPUTS, read_output, (void *)r) : SWIN_OK;
+    if (swin_h5_exists(r->h, OUTPUTS)) SWIN_TRY(swin_h5_each(r->h, OUTPUTS, read_output, (void *)r));
+    return swin_h5_exists(r->h, HEADS) ? swin_h5_each(r->h, HEADS, read_heads, (void *)r) : SWIN_OK;
 }
 
 swin_status swin_calib_file_read(swin_calib_file *f, const char *path, bool with_histograms)

@@ -78,15 +78,34 @@ static swin_status write_weight(swin_h5 *h, const swin_weight_record *r)
     return swin_h5_write(h, p.set, SWIN_F32, r->amax_channel, 1, &channels, false);
 }
 
-static swin_status write_channels(swin_h5 *h, const swin_site_record *r)
+static swin_status write_vector(swin_h5 *h, const char *group, swin_site site, const float *v, int64_t n)
 {
     char name[SWIN_SITE_NAME_MAX], set[SWIN_SITE_NAME_MAX + 32];
-    const float *v = r->factor ? r->factor : r->channel_scale;
-    if (!v) return SWIN_OK;
-    swin_site_name(r->site, name);
-    snprintf(set, sizeof set, "/corrections/%s/%s", r->factor ? "factors" : "outputs", name);
-    const int64_t channels = r->channels;
-    return swin_h5_write(h, set, SWIN_F32, v, 1, &channels, false);
+    swin_site_name(site, name);
+    snprintf(set, sizeof set, "/corrections/%s/%s", group, name);
+    return swin_h5_write(h, set, SWIN_F32, v, 1, &n, false);
+}
+
+/* One number for a head. */
+static swin_status write_heads(swin_h5 *h, const swin_calib_file *f, const swin_site_record *r)
+{
+    const swin_stage s = swin_config_stage(&f->config, swin_site_stage(r->site));
+    float *v = malloc((size_t)s.heads * sizeof *v);
+    if (!v) return swin_fail(SWIN_ERR_MEM, "no memory for %d heads", s.heads);
+    for (int i = 0; i < s.heads; i++) v[i] = r->channel_scale[i * s.head_size];
+    const swin_status st = write_vector(h, "heads", r->site, v, s.heads);
+    free(v);
+    return st;
+}
+
+/* Factors belong to the weights; scales go with the codes, of which a site that is off has none. */
+static swin_status write_channels(swin_h5 *h, const swin_calib_file *f, const swin_site_record *r)
+{
+    if (r->factor) return write_vector(h, "factors", r->site, r->factor, r->channels);
+    if (!r->channel_scale || !r->enabled) return SWIN_OK;
+    return swin_calib_file_has_heads(f, r->site)
+               ? write_heads(h, f, r)
+               : write_vector(h, "outputs", r->site, r->channel_scale, r->channels);
 }
 
 swin_status swin_calib_file_write(const swin_calib_file *f, const char *path)
@@ -96,7 +115,7 @@ swin_status swin_calib_file_write(const swin_calib_file *f, const char *path)
     swin_status st = write_root(h, f);
     for (int i = 0; st == SWIN_OK && i < f->nsites; i++) st = write_site(h, &f->sites[i]);
     for (int i = 0; st == SWIN_OK && i < f->nweights; i++) st = write_weight(h, &f->weights[i]);
-    for (int i = 0; st == SWIN_OK && i < f->nsites; i++) st = write_channels(h, &f->sites[i]);
+    for (int i = 0; st == SWIN_OK && i < f->nsites; i++) st = write_channels(h, f, &f->sites[i]);
     if (st == SWIN_OK) st = swin_corrections_write(&f->corrections, h);
     if (st == SWIN_OK) st = swin_relaxation_write(&f->relaxation, h);
     if (st == SWIN_OK) st = swin_h5_commit(h);

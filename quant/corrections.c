@@ -10,7 +10,7 @@
 
 static swin_status known(void *user, const char *name)
 {
-    static const char *const names[] = { "weights", "factors", "outputs", "steps" };
+    static const char *const names[] = { "weights", "factors", "outputs", "heads", "steps" };
     for (size_t i = 0; i < SWIN_COUNT(names); i++)
         if (strcmp(name, names[i]) == 0) return SWIN_OK;
     return swin_fail(SWIN_ERR_UNSUPPORTED, "%s: /corrections/%s is unknown to this version",

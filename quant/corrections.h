@@ -5,6 +5,8 @@
  *                                         and the weight that reads them (under weights) is multiplied (int8-mode 3, fc2's input)
  *   /corrections/outputs/<site>           float32 [channels]: the scale of each output channel where fc2's and merging's products
  *                                         are rounded (int8-mode 1), in place of the site's one; no per-tensor engine can do so
+ *   /corrections/heads/<site>             float32 [heads]: the scale of each head's codes of q, k or v as attention reads them
+ *                                         (int8-mode 3), in place of the site's one; no per-tensor engine can do so
  *   /corrections/steps/<n>_<method>       a group for each method that ran, in order: attributes sqnr_before_db, sqnr_after_db
  *                                         (logits against fp32 on calibration images that the method did not see) and changed,
  *                                         in words

@@ -186,26 +186,48 @@ static swin_status check_factors(const swin_export_format *format, const swin_ca
     return SWIN_OK;
 }
 
+static swin_status refuse_channel_scale(const swin_export_format *format, const char *site, bool heads)
+{
+    return swin_fail(SWIN_ERR_UNSUPPORTED,
+                     "%s has one scale for a tensor, and recovery chose one for each %s of %s: take "
+                     "onnx-qdq, json or csv, or calibrate with %s",
+                     format->name, heads ? "head" : "channel", site,
+                     heads ? "--recover's methods without heads"
+                           : "--recover fast (or best's methods without outputs)");
+}
+
+/* How many channels such a site has, all channels of a head with one scale. */
+static swin_status scaled_channels(int *channels, int *together, const swin_calib_file *f,
+                                   const swin_site_record *r, bool heads)
+{
+    if (heads) {
+        const swin_stage s = swin_config_stage(&f->config, swin_site_stage(r->site));
+        *channels = s.channels, *together = s.head_size;
+        return SWIN_OK;
+    }
+    swin_linear_weight l;
+    SWIN_TRY(swin_linear_shape_of(&l, &f->config, r->site - 1));
+    *channels = l.out, *together = 1;
+    return SWIN_OK;
+}
+
 static swin_status check_channel_scale(const swin_export_format *format, const swin_calib_file *f,
                                        const swin_site_record *r)
 {
     char name[SWIN_SITE_NAME_MAX];
-    swin_linear_weight l;
+    int channels, together;
+    const bool heads = swin_calib_file_has_heads(f, r->site);
     swin_site_name(r->site, name);
-    if (swin_site_role_of(r->site) != SWIN_ROLE_AFTERGEMM_WIDE)
+    if (swin_site_role_of(r->site) != SWIN_ROLE_AFTERGEMM_WIDE && !heads)
         return swin_fail(SWIN_ERR_UNSUPPORTED, "%s: no export has a scale for each channel of this site",
                          name);
-    if (!(format->flags & SWIN_EXPORT_CHANNELS))
-        return swin_fail(
-            SWIN_ERR_UNSUPPORTED,
-            "%s has one scale for a tensor, and recovery chose one for each channel of %s: take "
-            "onnx-qdq, json or csv, or calibrate with --recover fast (or best's methods without outputs)",
-            format->name, name);
-    SWIN_TRY(swin_linear_shape_of(&l, &f->config, r->site - 1));
-    if (r->channels != l.out)
-        return swin_fail(SWIN_ERR_MISMATCH, "%s: %d scales for %d channels", name, r->channels, l.out);
-    for (int k = 0; k < l.out; k++)
-        if (!usable(r->channel_scale[k]) || !isnormal(r->channel_scale[k]))
+    if (!(format->flags & SWIN_EXPORT_CHANNELS)) return refuse_channel_scale(format, name, heads);
+    SWIN_TRY(scaled_channels(&channels, &together, f, r, heads));
+    if (r->channels != channels)
+        return swin_fail(SWIN_ERR_MISMATCH, "%s: %d scales for %d channels", name, r->channels, channels);
+    for (int k = 0; k < channels; k++)
+        if (!usable(r->channel_scale[k]) || !isnormal(r->channel_scale[k]) ||
+            r->channel_scale[k] != r->channel_scale[k - k % together])
             return swin_fail(SWIN_ERR_VALUE, "%s: the scale of channel %d is %g", name, k,
                              (double)r->channel_scale[k]);
     return SWIN_OK;

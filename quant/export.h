@@ -25,7 +25,7 @@ enum {
     SWIN_EXPORT_FT = 64,    /* is FasterTransformer's, whose Swin V2 knows no int8-mode 2 */
     /* Says what GELU's output is divided by, channel by channel (quant/corrections.h): others refuse a file with factors. */
     SWIN_EXPORT_FACTORS = 128,
-    /* Says, or does without, the scales of single output channels: others refuse a file with them. */
+    /* Says, or does without, the scales of single output channels and heads: others refuse a file with them. */
     SWIN_EXPORT_CHANNELS = 256
 };
 
@@ -58,7 +58,8 @@ const swin_export_format *swin_export_find(const char *name); /* NULL: unknown *
  *
  * SWIN_ERR_VALUE        a site's amax or scale, a weight's, or a factor is missing, zero or not finite
  * SWIN_ERR_UNSUPPORTED  zero points in a symmetric format; relaxed sites, or a mode, that the engine does not follow; factors
- *                       where the engine cannot divide by them; scales of single output channels; corrected weights in a format without weights
+ *                       where the engine cannot divide by them; scales of single output channels or heads; corrected weights in a format without
+ *                       weights
  */
 swin_status swin_export_check(const swin_export_format *format, const swin_export_job *job);
 

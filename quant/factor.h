@@ -10,7 +10,7 @@ bool swin_has_factor(const swin_calib_file *f, swin_site site);
 /* Divide the columns of what passes a site by its factors, in place; nothing where it has none. */
 swin_status swin_divide_by_factor(const swin_calib_file *f, const swin_tap_point *p);
 
-/* Round what passes an aftergemm site with a scale for each of its channels (swin_site_record.channel_scale), in place and by
+/* Round what passes a site with a scale for each of its channels (swin_site_record.channel_scale), in place and by
  * fake_quant's rule (runtime/ops/ops.h). */
 swin_status swin_fake_quant_channels(const swin_site_record *r, const swin_tap_point *p);
 

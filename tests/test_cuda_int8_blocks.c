@@ -90,7 +90,12 @@ static void one_attention_half(swin_rng *rng, int window, int heads, int d, int 
     };
     const swin_layer_s8 lq = { &qkv.g, format(0.03f, 0), mode == 3 ? 0 : size * 0.03f },
                         lp = { &proj.g, format(size / 50, 0), mode == 3 ? 0 : size };
-    const swin_tensor parts[3] = { format(size / 40, 0), format(size / 41, 0), format(size / 42, 0) };
+    swin_tensor parts[3] = { format(size / 40, 0), format(size / 41, 0), format(size / 42, 0) };
+    float *factor[3] = { 0 }, *factor_d[3] = { 0 };
+    for (int i = 0; mode == 3 && i < 3; i++) { /* scales of heads */
+        factor[i] = head_factors(rng, c, d, 0.5, &factor_d[i]);
+        parts[i].shrink = factor_d[i];
+    }
     CHECK_OK(gpu->ops->attention_half_s8(gpu, &x.d, &norm, &lq, parts, &at, 1.0f / 127, &lp, &g));
 
     pair normed = make(SWIN_S8, rows, c, c), wide = make(SWIN_S8, rows, 3 * c, 3 * c),
@@ -99,6 +104,7 @@ static void one_attention_half(swin_rng *rng, int window, int heads, int d, int 
     for (int i = 0; i < 3; i++) {
         const swin_tensor whole = coded(&wide, &parts[i]);
         qt[i] = swin_columns(&whole, i * c, c);
+        qt[i].shrink = parts[i].shrink;
     }
     CHECK_OK(gpu->ops->layernorm_windows(gpu, &nt, &copy.d, &norm, &g));
     CHECK_OK(gpu->ops->linear_s8(gpu, qt, 3, &nt, &qkv.g, lq.after_scale, SWIN_ACT_NONE));
@@ -107,6 +113,7 @@ static void one_attention_half(swin_rng *rng, int window, int heads, int d, int 
     same_floats(&x, &copy, what);
     gpu->ops->free(gpu, gamma_d), gpu->ops->free(gpu, beta_d);
     free(gamma), free(beta);
+    for (int i = 0; i < 3; i++) free(factor[i]), gpu->ops->free(gpu, factor_d[i]);
     tables_free(&b);
     layer_free(&qkv), layer_free(&proj);
     drop(&x), drop(&copy), drop(&normed), drop(&wide), drop(&mixed);
@@ -165,7 +172,8 @@ static void test_halves(void **state)
 /* A block on both backends: scales as they come about, products rounded to a thirtieth of their size. */
 typedef struct block {
     layer qkv, proj, fc1, fc2;
-    float *vectors[5], *vectors_d[5]; /* gamma and beta twice, factors of GELU's output */
+    /* gamma and beta twice, factors of GELU's output, of the heads of q, k and v */
+    float *vectors[8], *vectors_d[8];
     bias_mask tables;
     swin_block_s8 r, g;
 } block;
@@ -201,6 +209,7 @@ static void put_block(swin_block_s8 *b, const block *k, int heads, int shift, in
         .shift = shift
     };
     if (mode == 3) b->fc2.input.shrink = v[4];
+    for (int i = 0; mode == 3 && i < 3; i++) b->parts[i].shrink = v[5 + i];
 }
 
 /* In place: its layers are pointed to. */
@@ -213,6 +222,8 @@ static void block_make(block *b, swin_rng *rng, int c, int heads, const swin_win
                   .tables = tables(rng, heads, g->window * g->window, swin_windows_per_image(g)) };
     for (int i = 0; i < 5; i++)
         b->vectors[i] = vector(rng, i == 4 ? 4 * c : c, i % 2 ? 0 : 1, 0.2, &b->vectors_d[i]);
+    for (int i = 5; mode == 3 && i < 8; i++)
+        b->vectors[i] = head_factors(rng, c, c / heads, 0.5, &b->vectors_d[i]);
     put_block(&b->r, b, heads, shift, mode, false);
     put_block(&b->g, b, heads, shift, mode, true);
 }
@@ -220,7 +231,7 @@ static void block_make(block *b, swin_rng *rng, int c, int heads, const swin_win
 static void block_free(block *b)
 {
     layer_free(&b->qkv), layer_free(&b->proj), layer_free(&b->fc1), layer_free(&b->fc2);
-    for (int i = 0; i < 5; i++) gpu->ops->free(gpu, b->vectors_d[i]), free(b->vectors[i]);
+    for (int i = 0; i < 8; i++) gpu->ops->free(gpu, b->vectors_d[i]), free(b->vectors[i]);
     tables_free(&b->tables);
 }
 

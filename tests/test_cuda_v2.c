@@ -231,8 +231,13 @@ static void one_attention_s8(swin_rng *rng, attention_case k)
                                 k.mode == 3 ? SWIN_SOFTMAX_U8 : SWIN_SOFTMAX_EXACT };
     const swin_layer_s8 lq = { &qkv.g, format(0.03f, 0), k.mode == 3 ? 0 : size * 0.03f },
                         lp = { &proj.g, format(size / 50, 0), k.mode == 3 ? 0 : size };
-    const swin_tensor parts[3] = { format(0.1f, 0), format(0.005f, 0), format(size / 42, 0) },
-                      raw[2] = { k.mode == 3 ? swin_matrix(NULL, SWIN_F32, 0, 0) : format(size / 40, 0),
+    swin_tensor parts[3] = { format(0.1f, 0), format(0.005f, 0), format(size / 42, 0) };
+    float *factor[3] = { 0 }, *factor_d[3] = { 0 };
+    for (int i = 0; k.mode == 3 && i < 3; i++) { /* scales of heads */
+        factor[i] = head_factors(rng, c, 32, 0.5, &factor_d[i]);
+        parts[i].shrink = factor_d[i];
+    }
+    const swin_tensor raw[2] = { k.mode == 3 ? swin_matrix(NULL, SWIN_F32, 0, 0) : format(size / 40, 0),
                                  k.mode == 3 ? swin_matrix(NULL, SWIN_F32, 0, 0) : format(size / 41, 0) },
                       next = format(0.04f, 0);
     const swin_stream_s8 stream = { .now = coded(&codes, &lq.input), .next = coded(&codes, &next) };
@@ -245,7 +250,9 @@ static void one_attention_s8(swin_rng *rng, attention_case k)
     swin_tensor now = coded(&start, &lq.input), mt = coded(&mixed, &lp.input), qt[3], rt[3];
     for (int i = 0; i < 3; i++) {
         const swin_tensor all = coded(&wide, &parts[i]);
-        rt[i] = qt[i] = swin_columns(&all, i * c, c);
+        qt[i] = swin_columns(&all, i * c, c);
+        qt[i].shrink = parts[i].shrink;
+        rt[i] = qt[i];
     }
     for (int i = 0; i < 2; i++) {
         const swin_tensor all = k.mode == 3 ? before.d : coded(&before, &raw[i]);
@@ -258,6 +265,7 @@ static void one_attention_s8(swin_rng *rng, attention_case k)
     CHECK_OK(gpu->ops->attention_s8(gpu, &mt, qt, &at, 1.0f / 127, &g));
     check_sum(&x, &codes, &old, &mt, &lp, &proj, &nm, &g, &next, what);
     gpu->ops->free(gpu, scale_d), free(scale);
+    for (int i = 0; i < 3; i++) free(factor[i]), gpu->ops->free(gpu, factor_d[i]);
     norm_free(&nm), tables_free(&b);
     layer_free(&qkv), layer_free(&proj);
     drop(&x), drop(&copy), drop(&old), drop(&codes), drop(&before), drop(&wide), drop(&mixed), drop(&start);

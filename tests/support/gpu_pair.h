@@ -221,6 +221,15 @@ static inline float *vector(swin_rng *rng, int64_t n, double mean, double sd, fl
     return v;
 }
 
+/* `shrink` of q, k or v: one number for the d columns of a head, from `least` to eight times that. */
+static inline float *head_factors(swin_rng *rng, int c, int d, double least, float **device)
+{
+    float *v = vector(rng, c, 0, 1, device);
+    for (int i = 0; i < c; i++) v[i] = i % d ? v[i - 1] : (float)(least * pow(8, swin_rng_uniform(rng)));
+    CHECK_OK(gpu->ops->upload(gpu, *device, v, (size_t)c * sizeof *v));
+    return v;
+}
+
 /* One rounding to the type. */
 static inline double one_rounding(swin_dtype t)
 {

@@ -47,8 +47,8 @@ static const swin_field fields[] = {
       "exact: independent of order and batches; compat: the PyTorch toolkit's, fixed by the first batch",
       "exact|compat"),
     F(recover, STR, 0, 0, "NAME",
-      "accuracy recovery without training: none, fast, best, or its methods by name, separated by commas: "
-      "center, equalize, ranges, outputs, round, bias, relax",
+      "accuracy recovery without training: none, or fast, best and methods by name, separated by commas: "
+      "center, equalize, ranges, heads, outputs, round, bias, relax",
       NULL),
     { "With --int8-mode auto (on images held back):", SWIN_FIELD_HEADING, 0, 0, 0, NULL, NULL, NULL },
     F(min_agreement, DOUBLE, 0, 100, "PERCENT", "fp32's top-1 on so many of them; 0: no such limit", NULL),

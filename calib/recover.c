@@ -47,7 +47,7 @@ static swin_status add_named(unsigned *chosen, const char *name, size_t n)
             *chosen |= 1u << i;
             return SWIN_OK;
         }
-    return swin_fail(SWIN_ERR_USAGE, "--recover: %.*s is neither none, fast, best nor a method", (int)n,
+    return swin_fail(SWIN_ERR_USAGE, "--recover: %.*s is neither none (alone), fast, best nor a method", (int)n,
                      name);
 }
 

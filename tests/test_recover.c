@@ -381,7 +381,7 @@ static void test_sites(void **state)
 static void test_choose(void **state)
 {
     (void)state;
-    unsigned none, fast, best, two;
+    unsigned none, fast, best, two, more;
     CHECK_OK(swin_recover_choose(&none, "none"));
     CHECK_OK(swin_recover_choose(&fast, "fast"));
     CHECK_OK(swin_recover_choose(&best, "best"));
@@ -390,7 +390,10 @@ static void test_choose(void **state)
     CHECK((two & fast) == two && two, "%x of %x", two, fast);
     CHECK_FAILS(swin_recover_choose(&two, ""), SWIN_ERR_USAGE, "--recover");
     CHECK_FAILS(swin_recover_choose(&two, "bias,"), SWIN_ERR_USAGE, "--recover");
-    CHECK_FAILS(swin_recover_choose(&two, "fast,bias"), SWIN_ERR_USAGE, "fast");
+    CHECK_OK(swin_recover_choose(&more, "heads"));
+    CHECK_OK(swin_recover_choose(&two, "fast,heads"));
+    CHECK(two == (fast | more), "%x of %x and %x", two, fast, more);
+    CHECK_FAILS(swin_recover_choose(&two, "none,bias"), SWIN_ERR_USAGE, "none");
 }
 
 int main(void)

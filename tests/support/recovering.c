@@ -50,10 +50,14 @@ static void load_probes(recovering *x)
 
 void recovering_setup(recovering *x, swin_family family)
 {
-    *x = (recovering){ .backend = "cpu",
-                       .folder = swin_scratch_make("recover"),
-                       .config = swin_tiny_config() };
-    x->config.family = family;
+    swin_config c = swin_tiny_config();
+    c.family = family;
+    recovering_setup_of(x, &c);
+}
+
+void recovering_setup_of(recovering *x, const swin_config *c)
+{
+    *x = (recovering){ .backend = "cpu", .folder = swin_scratch_make("recover"), .config = *c };
     CHECK_OK(swin_dev_open(&x->dev, "cpu", &(swin_dev_opts){ .threads = 2 }));
     CHECK_OK(swin_trained_weights(&x->weights, &x->config, 11));
     CHECK_OK(swin_tiny_write_images(x->folder, RECOVERING_IMAGES, 8));

@@ -19,6 +19,7 @@ typedef struct recovering {
 } recovering;
 
 void recovering_setup(recovering *x, swin_family family);
+void recovering_setup_of(recovering *x, const swin_config *c); /* RECOVERING_CLASSES classes */
 void recovering_teardown(recovering *x);
 
 /* Logits of the probes by the float network; f: with its factors. NULL: none. */

@@ -12,9 +12,9 @@ extern const swin_recover_method swin_recover_center, swin_recover_equalize, swi
     swin_recover_heads, swin_recover_outputs, swin_recover_round, swin_recover_bias, swin_recover_relax;
 
 static const swin_recover_method *const methods[] = {
-    &swin_recover_center,  &swin_recover_equalize, &swin_recover_ranges, &swin_recover_heads,
-    &swin_recover_outputs, &swin_recover_round,    &swin_recover_bias,   &swin_recover_relax,
-    NULL,
+    &swin_recover_center, &swin_recover_equalize, &swin_recover_ranges,
+    &swin_recover_heads,  &swin_recover_outputs,  &swin_recover_round,
+    &swin_recover_bias,   &swin_recover_relax,    NULL,
 };
 
 const swin_recover_method *const *swin_recover_methods(void)
@@ -47,8 +47,8 @@ static swin_status add_named(unsigned *chosen, const char *name, size_t n)
             *chosen |= 1u << i;
             return SWIN_OK;
         }
-    return swin_fail(SWIN_ERR_USAGE, "--recover: %.*s is neither none (alone), fast, best nor a method", (int)n,
-                     name);
+    return swin_fail(SWIN_ERR_USAGE, "--recover: %.*s is neither none (alone), fast, best nor a method",
+                     (int)n, name);
 }
 
 swin_status swin_recover_choose(unsigned *chosen, const char *text)
@@ -68,6 +68,14 @@ static bool is_due(const swin_recover *r, int i, swin_recover_when when)
     const swin_recover_method *m = methods[i];
     return (r->o.methods >> i & 1) && !(r->done >> i & 1) && m->when == when &&
            (!m->mode || m->mode == r->f->mode);
+}
+
+bool recover_heads_follow(const swin_recover *r)
+{
+    for (int i = 0; methods[i]; i++)
+        if (methods[i] == &swin_recover_heads)
+            return (r->o.methods >> i & 1) && r->f->mode == methods[i]->mode && r->dev->ops->shrinks;
+    return false;
 }
 
 bool swin_recover_has(const swin_recover *r, swin_recover_when when)

@@ -24,7 +24,7 @@ typedef struct candidate {
 
 typedef struct room {
     recover_view *v;
-    int n;      /* C */
+    int at, n;  /* the channels that are balanced: all, or those of one head */
     float *raw; /* owned: [rows][3C] y without the bias; NULL in mode 3, which rounds no products */
     operand part[3];
     float *proj_top; /* [C] as top, of proj's input */
@@ -118,13 +118,14 @@ static swin_status best_clip(double *best, const room *o, swin_site_kind kind, c
                              const double *weight)
 {
     const recover_view *v = o->v;
+    const int at = o->at;
     double error[RECOVER_CLIPS];
     swin_quant q[RECOVER_CLIPS];
     for (int t = 0; t < RECOVER_CLIPS; t++)
-        SWIN_TRY(recover_quantizer(&q[t], v->r, swin_site_make(v->stage, v->block, kind), lo, hi, top, c,
-                                   o->n, recover_clips[t]));
-    recover_column_errors(error, q, RECOVER_CLIPS, y, v->qkv.rows, o->n, 3 * o->n, c, weight,
-                          kind != SWIN_SITE_MATMUL_Q);
+        SWIN_TRY(recover_quantizer(&q[t], v->r, swin_site_make(v->stage, v->block, kind), lo + at, hi + at,
+                                   top + at, c, o->n, recover_clips[t]));
+    recover_column_errors(error, q, RECOVER_CLIPS, y + at, v->qkv.rows, o->n, 3 * v->shape.channels, c,
+                          weight, kind != SWIN_SITE_MATMUL_Q);
     *best = least(error);
     return SWIN_OK;
 }
@@ -135,11 +136,12 @@ static swin_status operand_error(double *error, const room *o, const candidate *
 {
     static const swin_site_kind kinds[] = { SWIN_SITE_MATMUL_Q, SWIN_SITE_MATMUL_K, SWIN_SITE_MATMUL_V };
     const operand *a = &o->part[p];
+    const int first = p * o->v->shape.channels;
     double product = 0;
-    for (int i = 0; i < o->n; i++) k->weight[i] = importance[i] * (double)c[i] * (double)c[i];
-    SWIN_TRY(best_clip(error, o, kinds[p], o->v->y + p * o->n, a->lo, a->hi, a->top, c, k->weight));
+    for (int i = 0; i < o->n; i++) k->weight[i] = importance[o->at + i] * (double)c[i] * (double)c[i];
+    SWIN_TRY(best_clip(error, o, kinds[p], o->v->y + first, a->lo, a->hi, a->top, c, k->weight));
     if (o->raw)
-        SWIN_TRY(best_clip(&product, o, SWIN_SITE_QKV_AFTERGEMM, o->raw + p * o->n, a->raw_lo, a->raw_hi,
+        SWIN_TRY(best_clip(&product, o, SWIN_SITE_QKV_AFTERGEMM, o->raw + first, a->raw_lo, a->raw_hi,
                            a->raw_top, c, k->weight));
     *error += product;
     return SWIN_OK;
@@ -150,12 +152,12 @@ static swin_status operand_error(double *error, const room *o, const candidate *
 static void meet(const room *o, float *c, double level)
 {
     const recover_view *v = o->v;
-    const float *q = o->part[0].top, *k = o->part[1].top;
+    const float *q = o->part[0].top + o->at, *k = o->part[1].top + o->at;
     double widest = 0;
     for (int i = 0; i < o->n; i++) widest = fmax(widest, (double)q[i] * (double)k[i]);
     const double reach = level * sqrt(widest); /* 127 s */
     for (int i = 0; i < o->n; i++) {
-        const double a = v->q_importance[i], b = v->k_importance[i];
+        const double a = v->q_importance[o->at + i], b = v->k_importance[o->at + i];
         const double lo = q[i] / reach, hi = k[i] > 0 ? reach / (double)k[i] : INFINITY;
         double f = a > 0 && b > 0 ? pow(b / a, 0.25) : 1;
         f = lo > hi ? sqrt(lo * hi) : fmin(fmax(f, lo), hi);
@@ -207,17 +209,32 @@ static swin_status try_keys(void *user, size_t i, int worker)
     return SWIN_OK;
 }
 
+/* Channels [at, at + n). */
+static swin_status balance_some_keys(room *o, int at, int n, bool *changed)
+{
+    const recover_view *v = o->v;
+    const int c = v->shape.channels;
+    const candidate *best;
+    o->at = at, o->n = n;
+    fill(o, o->part[0].top + at, o->part[1].top + at, true);
+    SWIN_TRY(choose(&best, o, try_keys));
+    for (int j = 0; best && j < n; j++) {
+        scale_row(v->b->qkv_weight, v->b->qkv_bias, at + j, c, best->inverse[j]);
+        scale_row(v->b->qkv_weight, v->b->qkv_bias, c + at + j, c, best->c[j]);
+    }
+    *changed = *changed || best;
+    return SWIN_OK;
+}
+
+/* All channels against each other, or, where heads are given scales of their own afterwards, each head's. */
 static swin_status balance_keys(room *o, int *count)
 {
-    recover_view *v = o->v;
-    const candidate *best;
-    fill(o, o->part[0].top, o->part[1].top, true);
-    SWIN_TRY(choose(&best, o, try_keys));
-    for (int j = 0; best && j < o->n; j++) {
-        scale_row(v->b->qkv_weight, v->b->qkv_bias, j, o->n, best->inverse[j]);
-        scale_row(v->b->qkv_weight, v->b->qkv_bias, o->n + j, o->n, best->c[j]);
-    }
-    *count += best != NULL;
+    const swin_stage *s = &o->v->shape;
+    const int n = recover_heads_follow(o->v->r) ? s->head_size : s->channels;
+    bool changed = false;
+    for (int at = 0; at < s->channels; at += n) SWIN_TRY(balance_some_keys(o, at, n, &changed));
+    o->at = 0, o->n = s->channels;
+    *count += changed;
     return SWIN_OK;
 }
 

@@ -40,6 +40,9 @@ struct swin_recover {
     bool measured;
 };
 
+/* Whether heads of q, k and v will be given scales of their own (recover_heads.c). */
+bool recover_heads_follow(const swin_recover *r);
+
 /* ---- recover_judge.c ---------------------------------------------------------------------------------------------- */
 
 /* Choose, read and divide the images. */

@@ -298,6 +298,42 @@ static void test_channel_scales(void **state)
     export_model_free(&m);
 }
 
+/* Scales of heads: Q and DQ along the axis of heads of [batch][windows][heads][..][..]. */
+static void test_head_scales(void **state)
+{
+    (void)state;
+    static const char *const sites[] = { "layers.1.blocks.0.attn.matmul_q",
+                                         "layers.1.blocks.0.attn.matmul_k" };
+    export_model m;
+    char name[96];
+    export_model_make(&m, SWIN_INT8_MODE_3);
+    const swin_stage s = swin_config_stage(&m.config, 1);
+    for (size_t i = 0; i < SWIN_COUNT(sites); i++) {
+        swin_site_record *r = export_model_site(&m, sites[i]);
+        r->channels = s.channels;
+        r->channel_scale = malloc((size_t)r->channels * sizeof *r->channel_scale);
+        CHECK(r->channel_scale != NULL, "no memory");
+        for (int k = 0; k < r->channels; k++) r->channel_scale[k] = k < s.head_size ? 0.01f : 0.002f;
+    }
+    CHECK_OK(export_model_run(&m, "onnx-qdq", "t"));
+    Onnx__ModelProto *model = load(&m, "t");
+    check_order(model);
+    for (size_t i = 0; i < SWIN_COUNT(sites); i++) {
+        snprintf(name, sizeof name, "%s/scale", sites[i]);
+        const Onnx__TensorProto *scale = constant(model, name);
+        CHECK(scale && scale->n_dims == 1 && scale->dims[0] == s.heads, "%s", name);
+        const float *v = (const float *)(const void *)scale->raw_data.data;
+        CHECK(v[0] == 0.01f && v[1] == 0.002f, "%s: %g, %g", name, (double)v[0], (double)v[1]);
+        for (int dq = 0; dq < 2; dq++) {
+            snprintf(name, sizeof name, "%s/%s", sites[i], dq ? "dq" : "q");
+            CHECK(axis_of(producer(model, name)) == 2, "%s: axis %d", name,
+                  (int)axis_of(producer(model, name)));
+        }
+    }
+    unload(model);
+    export_model_free(&m);
+}
+
 static void test_relaxed_weight(void **state)
 {
     (void)state;
@@ -492,8 +528,9 @@ int main(void)
         cmocka_unit_test(test_float_graph),      cmocka_unit_test(test_float_graph_v2),
         cmocka_unit_test(test_qdq_graph),        cmocka_unit_test(test_relaxed_weight),
         cmocka_unit_test(test_channel_scales),   cmocka_unit_test(test_factors),
-        cmocka_unit_test(test_fp16_graph),       cmocka_unit_test(test_external_data),
-        cmocka_unit_test(test_size_limit),       cmocka_unit_test(test_program_memory),
+        cmocka_unit_test(test_head_scales),      cmocka_unit_test(test_fp16_graph),
+        cmocka_unit_test(test_external_data),    cmocka_unit_test(test_size_limit),
+        cmocka_unit_test(test_program_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -97,6 +97,7 @@ static swin_status room_make(room *o, recover_view *v)
         }
         st = recover_column_ranges(v->r, a->top, v->y + (size_t)p * n, v->qkv.rows, o->n, 3 * o->n, a->lo,
                                    a->hi);
+        for (size_t i = 0; p == 1 && i < n && recover_heads_follow(v->r); i++) a->top[i] = fmaxf(-a->lo[i], a->hi[i]);
     }
     free(bias);
     if (st != SWIN_OK) return st;
@@ -104,29 +105,30 @@ static swin_status room_make(room *o, recover_view *v)
                                  v->proj.hi);
 }
 
-static double least(const double error[RECOVER_CLIPS])
+static double least(const double *error, int count)
 {
     double best = error[0];
-    for (int t = 1; t < RECOVER_CLIPS; t++) best = fmin(best, error[t]);
+    for (int t = 1; t < count; t++) best = fmin(best, error[t]);
     return best;
 }
 
-/* Smallest error over the clippings of values at a site, columns divided by c. An error that all queries share moves scores
+/* Smallest error over the clippings of values at a site, columns divided by c; keys are not cut (recover_range.c). An error that all queries share moves scores
  * by what differs from key to key, so queries' mean errors count; what all keys share, no softmax sees. */
 static swin_status best_clip(double *best, const room *o, swin_site_kind kind, const float *y,
                              const float *lo, const float *hi, const float *top, const float *c,
                              const double *weight)
 {
     const recover_view *v = o->v;
-    const int at = o->at;
+    const int at = o->at,
+              count = kind == SWIN_SITE_MATMUL_K && recover_heads_follow(v->r) ? 2 : RECOVER_CLIPS; /* the first two clips cut nothing */
     double error[RECOVER_CLIPS];
     swin_quant q[RECOVER_CLIPS];
-    for (int t = 0; t < RECOVER_CLIPS; t++)
+    for (int t = 0; t < count; t++)
         SWIN_TRY(recover_quantizer(&q[t], v->r, swin_site_make(v->stage, v->block, kind), lo + at, hi + at,
                                    top + at, c, o->n, recover_clips[t]));
-    recover_column_errors(error, q, RECOVER_CLIPS, y + at, v->qkv.rows, o->n, 3 * v->shape.channels, c,
-                          weight, kind != SWIN_SITE_MATMUL_Q);
-    *best = least(error);
+    recover_column_errors(error, q, count, y + at, v->qkv.rows, o->n, 3 * v->shape.channels, c, weight,
+                          kind != SWIN_SITE_MATMUL_Q);
+    *best = least(error, count);
     return SWIN_OK;
 }
 
@@ -256,7 +258,7 @@ static swin_status proj_error(double *error, const room *o, const float *c)
                                    recover_clips[t]));
     SWIN_TRY(recover_input_estimates(input, o->proj, c, q, RECOVER_CLIPS));
     SWIN_TRY(recover_weight_estimate(&weights, o->proj, c));
-    *error = least(input) + weights;
+    *error = least(input, RECOVER_CLIPS) + weights;
     return SWIN_OK;
 }
 

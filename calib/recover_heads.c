@@ -1,9 +1,13 @@
 /* Scales of heads: attention multiplies and sums within a head, so each head's codes of q, k and v may have a scale of their
  * own, which our kernels apply for nothing (int8-mode 3). Equalization cannot do as much: in Swin V1 what a query is divided
  * by its key is multiplied by, so a head whose q and k are both small stays coarse beside others; in V2 the queries' logit
- * scales differ from head to head. Each head takes the range with the least error of what reads it, the tensor's own range
- * among the candidates. Where to cut hangs on few large values, which other images do not have: so a range is judged by the
- * quarter of the images that gains least by it, and no quarter's error grows. */
+ * scales differ from head to head. Where heads get scales of their own, equalization of V1's queries and keys goes head by
+ * head (recover_balance.c).
+ *
+ * q and v take the range with the least error of what reads them, the tensor's own among the candidates. Where to cut hangs on
+ * few large values, which other images do not have: so a range is judged by the quarter of the images that gains least by it,
+ * and no quarter's error grows. Keys are not cut: see recover_range.c.
+ */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,8 +37,7 @@ static void heads_free(heads *h)
     free(h->scale);
 }
 
-/* Of one column: its mean square, about its mean or about zero. */
-static double square_of(const recover_samples *x, int k, bool centered)
+static double variance_of(const recover_samples *x, int k)
 {
     double sum = 0, square = 0;
     for (int r = 0; r < x->rows; r++) {
@@ -42,12 +45,11 @@ static double square_of(const recover_samples *x, int k, bool centered)
         sum += v;
         square += v * v;
     }
-    const double mean = centered ? sum / x->rows : 0;
-    return square / x->rows - mean * mean;
+    return square / x->rows - sum / x->rows * (sum / x->rows);
 }
 
-/* As recover_view.c has it, without what is common to a head: a query's error counts by the variance of its key, a key's by
- * the square of its query, a value's by what proj makes of it. V2's queries and keys, normalised, are alike. */
+/* As recover_view.c has it, without what is common to a head: a query's error counts by the variance of its key, a value's by
+ * what proj makes of it. V2's keys, normalised, are alike. */
 static void weigh(heads *h)
 {
     const int c = h->shape.channels;
@@ -58,8 +60,8 @@ static void weigh(heads *h)
             const double w = h->b->proj_weight[(size_t)n * (size_t)c + (size_t)k];
             values += w * w;
         }
-        h->weight[k] = v2 ? 1 : square_of(&h->x[1], k, true);
-        h->weight[c + k] = v2 ? 1 : square_of(&h->x[0], k, false);
+        h->weight[k] = v2 ? 1 : variance_of(&h->x[1], k);
+        h->weight[c + k] = 0; /* keys are not judged */
         h->weight[2 * c + k] = values;
     }
 }
@@ -73,7 +75,7 @@ static void errors_of(double *error, const swin_quant *q, const heads *h, int pa
     memset(error, 0, STEPS * sizeof *error);
     for (int i = 0; i < STEPS && to > from; i += RECOVER_CLIPS)
         recover_column_errors(error + i, q + i, RECOVER_CLIPS, x->x + (size_t)from * (size_t)c + at,
-                              to - from, d, c, NULL, h->weight + part * c + at, part != 0);
+                              to - from, d, c, NULL, h->weight + part * c + at, part == 2);
 }
 
 static swin_status choose_range(void *user, size_t task, int worker)
@@ -88,6 +90,10 @@ static swin_status choose_range(void *user, size_t task, int worker)
     double worst[STEPS] = { 0 };
     swin_quant q[STEPS];
     for (int k = at; k < at + h->shape.head_size; k++) own = fmaxf(own, fmaxf(-x->lo[k], x->hi[k]));
+    if (part == 1) {
+        h->scale[task] = own / 127.0f > 1e-6f * tensors->scale ? own / 127.0f : tensors->scale;
+        return SWIN_OK;
+    }
     for (int i = 0; i < STEPS; i++) {
         q[i] = *tensors;
         if (i > 0) q[i].scale = own * (float)pow(ratio, i - 1) / 127.0f;

@@ -98,14 +98,14 @@ static swin_status write_heads(swin_h5 *h, const swin_calib_file *f, const swin_
     return st;
 }
 
-/* Factors belong to the weights; scales go with the codes, of which a site that is off has none. */
+/* Factors belong to the weights and stay; heads' scales go with the codes, of which a site that is off has none. */
 static swin_status write_channels(swin_h5 *h, const swin_calib_file *f, const swin_site_record *r)
 {
     if (r->factor) return write_vector(h, "factors", r->site, r->factor, r->channels);
-    if (!r->channel_scale || !r->enabled) return SWIN_OK;
-    return swin_calib_file_has_heads(f, r->site)
-               ? write_heads(h, f, r)
-               : write_vector(h, "outputs", r->site, r->channel_scale, r->channels);
+    if (!r->channel_scale) return SWIN_OK;
+    if (!swin_calib_file_has_heads(f, r->site))
+        return write_vector(h, "outputs", r->site, r->channel_scale, r->channels);
+    return r->enabled ? write_heads(h, f, r) : SWIN_OK;
 }
 
 swin_status swin_calib_file_write(const swin_calib_file *f, const char *path)

@@ -32,8 +32,9 @@ static void scale_rows(swin_block_weights *b, int c, int row, int n, float by)
     }
 }
 
-/* q and k of every first head 30 times as large as those of the others: no factor between q and k can even that. V2, which
- * normalises them: a logit scale 20 times that of the others. */
+/* q and k of every first head 8 times as large as those of the others: no factor between q and k can even that. What that
+ * head makes of its values counts little, so that the noise is that of the others. V2, which normalises q and k: a logit
+ * scale 20 times that of the others. */
 static void make_unlike(recovering *x)
 {
     for (int s = 0; s < x->config.num_stages; s++) {
@@ -42,7 +43,8 @@ static void make_unlike(recovering *x)
             swin_block_weights *w = &x->weights.stages[s].blocks[b];
             for (int h = 0; w->logit_scale && h < g.heads; h++) w->logit_scale[h] = logf(h ? 5 : 100);
             for (int p = 0; !w->logit_scale && p < 2; p++)
-                scale_rows(w, g.channels, p * g.channels, g.head_size, 30);
+                scale_rows(w, g.channels, p * g.channels, g.head_size, 8);
+            if (!w->logit_scale) scale_rows(w, g.channels, 2 * g.channels, g.head_size, 0.05f);
         }
     }
     recovering_float(x, &x->weights, NULL, x->fp32);

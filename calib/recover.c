@@ -159,9 +159,20 @@ static swin_status run_and_judge(swin_recover *r, int i)
     return st;
 }
 
+/* Methods of another mode that were asked for by name. */
+static void note_idle(const swin_recover *r)
+{
+    if (r->o.methods == of_level(SWIN_RECOVER_FAST) || r->o.methods == of_level(SWIN_RECOVER_BEST)) return;
+    for (int i = 0; methods[i]; i++)
+        if ((r->o.methods >> i & 1) && methods[i]->mode && methods[i]->mode != r->f->mode)
+            swin_note("recover: %s is for int8-mode %d: it does nothing in mode %d", methods[i]->name,
+                      (int)methods[i]->mode, (int)r->f->mode);
+}
+
 static swin_status run(swin_recover *r, swin_recover_when when)
 {
     swin_recover_step *last = NULL;
+    if (when == SWIN_RECOVER_AFTER) note_idle(r);
     /* A method that ran BEFORE is measured once the ranges of its network are known, which is now. */
     if (r->done) SWIN_TRY(account(r, &r->f->corrections.steps[r->f->corrections.nsteps - 1]));
     if (!r->measured) SWIN_TRY(account(r, NULL));

@@ -37,33 +37,29 @@ static void heads_free(heads *h)
     free(h->scale);
 }
 
-static double variance_of(const recover_samples *x, int k)
+/* out [cols] = sum of the squares of the columns of x; minus the square of their mean, summed, where `mean` [cols] is room for
+ * it (NULL: not). */
+static void column_squares(double *out, double *mean, const float *x, int rows, int cols)
 {
-    double sum = 0, square = 0;
-    for (int r = 0; r < x->rows; r++) {
-        const double v = x->x[(size_t)r * (size_t)x->cols + (size_t)k];
-        sum += v;
-        square += v * v;
-    }
-    return square / x->rows - sum / x->rows * (sum / x->rows);
+    for (int k = 0; k < cols; k++) out[k] = 0;
+    for (int k = 0; mean && k < cols; k++) mean[k] = 0;
+    for (int r = 0; r < rows; r++, x += cols)
+        for (int k = 0; k < cols; k++) {
+            const double v = x[k];
+            out[k] += v * v;
+            if (mean) mean[k] += v / rows;
+        }
+    for (int k = 0; mean && k < cols; k++) out[k] -= rows * mean[k] * mean[k];
 }
 
 /* As recover_view.c has it, without what is common to a head: a query's error counts by the variance of its key, a value's by
- * what proj makes of it. V2's keys, normalised, are alike. */
+ * what proj makes of it. V2's keys, normalised, are alike; keys are not judged, and their place is room. */
 static void weigh(heads *h)
 {
     const int c = h->shape.channels;
-    const bool v2 = h->b->logit_scale != NULL;
-    for (int k = 0; k < c; k++) {
-        double values = 0;
-        for (int n = 0; n < c; n++) {
-            const double w = h->b->proj_weight[(size_t)n * (size_t)c + (size_t)k];
-            values += w * w;
-        }
-        h->weight[k] = v2 ? 1 : variance_of(&h->x[1], k);
-        h->weight[c + k] = 0; /* keys are not judged */
-        h->weight[2 * c + k] = values;
-    }
+    column_squares(h->weight, h->weight + c, h->x[1].x, h->x[1].rows, c);
+    for (int k = 0; h->b->logit_scale && k < c; k++) h->weight[k] = 1;
+    column_squares(h->weight + 2 * c, NULL, h->b->proj_weight, c, c);
 }
 
 /* [STEPS] of one fold's rows; with very few images there may be none. */
@@ -187,7 +183,7 @@ static swin_status head_scales(swin_recover *r, char *changed, size_t size)
 const swin_recover_method swin_recover_heads = {
     .name = "heads",
     .help = "each head of q, k and v has a scale of its own (int8-mode 3, our engines and onnx-qdq alone)",
-    .levels = 0,
+    .levels = SWIN_RECOVER_FAST | SWIN_RECOVER_BEST,
     .mode = SWIN_INT8_MODE_3,
     .when = SWIN_RECOVER_AFTER,
     .follows = true,

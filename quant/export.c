@@ -192,7 +192,7 @@ static swin_status refuse_channel_scale(const swin_export_format *format, const 
                      "%s has one scale for a tensor, and recovery chose one for each %s of %s: take "
                      "onnx-qdq, json or csv, or calibrate with %s",
                      format->name, heads ? "head" : "channel", site,
-                     heads ? "--recover's methods without heads"
+                     heads ? "--recover equalize,ranges,bias"
                            : "--recover fast (or best's methods without outputs)");
 }
 

@@ -106,6 +106,28 @@ static swin_onnx_value biased_scores(onnx_build *b, const onnx_block_view *v, sw
     return v->mask ? swin_onnx_node(b->g, "Add", ONNX_NAME(b, "%s/masked", v->attn), s, v->mask, NULL) : s;
 }
 
+/* A product of heads whose operands, sites a and c, may have scales of their own: what it is called before it is multiplied by
+ * them, and `out`, which is so afterwards. a and c may be the same one. */
+static const char *inner_name(onnx_build *b, const char *out, swin_site_kind a, swin_site_kind c)
+{
+    return onnx_own_scales(b, a) || onnx_own_scales(b, c) ? ONNX_NAME(b, "%s/of_codes", out) : out;
+}
+
+static swin_onnx_value in_own_scales(onnx_build *b, const onnx_block_view *v, const char *out,
+                                     swin_onnx_value x, swin_site_kind a, swin_site_kind c)
+{
+    const swin_site_record *r[] = { onnx_own_scales(b, a), a == c ? NULL : onnx_own_scales(b, c) };
+    if (!r[0] && !r[1]) return x;
+    float *factor = swin_onnx_alloc(b->g, (size_t)v->s.heads * sizeof *factor);
+    if (!factor) return "";
+    for (int h = 0; h < v->s.heads; h++) {
+        factor[h] = 1;
+        for (int i = 0; i < 2; i++)
+            if (r[i]) factor[h] *= r[i]->channel_scale[h * v->s.head_size] / r[i]->q.scale;
+    }
+    return onnx_times_heads(b, out, x, factor, v->s.heads);
+}
+
 /* softmax(s) v. The u8 form quantizes exp(s - max), which is in [0, 1], and divides by the sum of the quantized values after
  * the product: codes over the whole range whatever the row looks like (DESIGN.md section 4, mode 3). */
 static swin_onnx_value weighted_sum(onnx_build *b, const onnx_block_view *v, swin_onnx_value s,
@@ -113,7 +135,8 @@ static swin_onnx_value weighted_sum(onnx_build *b, const onnx_block_view *v, swi
 {
     swin_onnx *g = b->g;
     const char *a_name = onnx_site_name(b, SWIN_SITE_MATMUL_A),
-               *out = ONNX_NAME(b, "%s/weighted_sum", v->attn);
+               *whole = ONNX_NAME(b, "%s/weighted_sum", v->attn),
+               *out = inner_name(b, whole, SWIN_SITE_MATMUL_V, SWIN_SITE_MATMUL_V);
     const int64_t last = -1;
     if (!onnx_softmax_is_u8(b)) {
         s = onnx_to_float(b, ONNX_NAME(b, "%s/float_scores", v->attn), s);
@@ -122,7 +145,8 @@ static swin_onnx_value weighted_sum(onnx_build *b, const onnx_block_view *v, swi
                            NULL);
         swin_onnx_attr_int(g, "axis", -1);
         s = onnx_quantize(b, SWIN_SITE_MATMUL_A, onnx_from_float(b, a_name, s));
-        return swin_onnx_node(g, "MatMul", out, s, values, NULL);
+        s = swin_onnx_node(g, "MatMul", out, s, values, NULL);
+        return in_own_scales(b, v, whole, s, SWIN_SITE_MATMUL_V, SWIN_SITE_MATMUL_V);
     }
     const swin_onnx_value max =
         swin_onnx_node(g, "ReduceMax", ONNX_NAME(b, "%s/row_max", v->attn), s, NULL, NULL);
@@ -135,7 +159,8 @@ static swin_onnx_value weighted_sum(onnx_build *b, const onnx_block_view *v, swi
     swin_onnx_attr_int(g, "keepdims", 1);
     const swin_onnx_value y =
         swin_onnx_node(g, "MatMul", ONNX_NAME(b, "%s/product", v->attn), s, values, NULL);
-    return swin_onnx_node(g, "Div", out, y, sum, NULL);
+    return in_own_scales(b, v, whole, swin_onnx_node(g, "Div", out, y, sum, NULL), SWIN_SITE_MATMUL_V,
+                         SWIN_SITE_MATMUL_V);
 }
 
 static swin_onnx_value attention(onnx_build *b, const onnx_block_view *v, swin_onnx_value qkv)
@@ -148,7 +173,11 @@ static swin_onnx_value attention(onnx_build *b, const onnx_block_view *v, swin_o
     const swin_onnx_value q = operand(b, v, SWIN_SITE_MATMUL_Q, parts[0]);
     const swin_onnx_value k = operand(b, v, SWIN_SITE_MATMUL_K, parts[1]);
     const swin_onnx_value values = operand(b, v, SWIN_SITE_MATMUL_V, parts[2]);
-    swin_onnx_value s = swin_onnx_node(g, "MatMul", onnx_site_name(b, SWIN_SITE_SOFTMAX_INPUT), q, k, NULL);
+    const swin_site_kind of_q = onnx_is_v2(b) ? SWIN_SITE_MHA_Q : SWIN_SITE_MATMUL_Q,
+                         of_k = onnx_is_v2(b) ? SWIN_SITE_MHA_K : SWIN_SITE_MATMUL_K;
+    const char *scores = onnx_site_name(b, SWIN_SITE_SOFTMAX_INPUT);
+    swin_onnx_value s = swin_onnx_node(g, "MatMul", inner_name(b, scores, of_q, of_k), q, k, NULL);
+    s = in_own_scales(b, v, scores, s, of_q, of_k);
     s = onnx_quantize(b, SWIN_SITE_SOFTMAX_INPUT, s);
     s = weighted_sum(b, v, biased_scores(b, v, s), values);
     s = onnx_transpose(b, ONNX_NAME(b, "%s/tokens", v->attn), s, 5, (int64_t[]){ 0, 1, 3, 2, 4 });

@@ -23,8 +23,15 @@ swin_onnx_value onnx_vector(onnx_build *b, const char *name, const float *v, int
 /* The same for more dimensions. */
 swin_onnx_value onnx_table(onnx_build *b, const char *name, const float *v, int ndim, const int64_t *dims);
 
-/* The tensor x, which has the name of the site, behind Q/DQ where the site is enabled; else x itself. */
+/* The tensor x, which has the name of the site, behind Q/DQ where the site is enabled; else x itself. Where heads have scales of
+ * their own they are multiplied before Q/DQ to meet the tensor's one, and what is computed of them is to be multiplied back:
+ * engines with integer products have these of one scale alone (ONNX Runtime fails on Q/DQ along the axis of heads). */
 swin_onnx_value onnx_quantize(onnx_build *b, swin_site_kind kind, swin_onnx_value x);
+/* The record of such a site; NULL: the site is off or has one scale. */
+const swin_site_record *onnx_own_scales(const onnx_build *b, swin_site_kind kind);
+/* out = x [..][heads][..][..] times a factor [heads] for each, which outlives the graph. */
+swin_onnx_value onnx_times_heads(onnx_build *b, const char *out, swin_onnx_value x, const float *factor,
+                                 int heads);
 /* Whether the site is enabled with u8 codes of exp(score - max): int8-mode 3's softmax. */
 bool onnx_softmax_is_u8(const onnx_build *b);
 

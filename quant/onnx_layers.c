@@ -106,48 +106,55 @@ bool onnx_softmax_is_u8(const onnx_build *b)
     return r && r->q.qmin == 0;
 }
 
-/* What a site is quantized with, and the axis along which its scales lie. */
-typedef struct onnx_scales {
-    const float *v; /* [count] */
-    size_t count;
-    int64_t axis; /* count > 1 */
-} onnx_scales;
-
-/* One scale; one for each channel, the last axis; or one for each head of [batch][nW][h][N][D], k as [..][D][N]. */
-static onnx_scales scales_of(const onnx_build *b, const swin_site_record *r)
+const swin_site_record *onnx_own_scales(const onnx_build *b, swin_site_kind kind)
 {
-    if (!r->channel_scale) return (onnx_scales){ &r->q.scale, 1, 0 };
-    if (!swin_calib_file_has_heads(b->opts->calib, r->site))
-        return (onnx_scales){ r->channel_scale, (size_t)r->channels, -1 };
-    const swin_stage s = swin_config_stage(b->config, b->stage);
-    float *head = swin_onnx_alloc(b->g, (size_t)s.heads * sizeof *head);
-    for (int i = 0; head && i < s.heads; i++) head[i] = r->channel_scale[i * s.head_size];
-    return (onnx_scales){ head, head ? (size_t)s.heads : 0, 2 };
+    const swin_site_record *r = enabled_record(b, kind);
+    return r && r->channel_scale && swin_calib_file_has_heads(b->opts->calib, r->site) ? r : NULL;
 }
 
-/* Several scales have zero points of 0. */
+swin_onnx_value onnx_times_heads(onnx_build *b, const char *out, swin_onnx_value x, const float *factor,
+                                 int heads)
+{
+    const char *key = swin_onnx_text(b->g, "%s/factor", out);
+    return swin_onnx_node(b->g, "Mul", out, x,
+                          swin_onnx_const(b->g, key, SWIN_F32, 3, (int64_t[]){ heads, 1, 1 }, factor), NULL);
+}
+
+/* Heads [..][h][..][..] times the tensor's scale over their own, so that one scale serves them all. */
+static swin_onnx_value over_own_scales(onnx_build *b, const char *name, const swin_site_record *r,
+                                       swin_onnx_value x)
+{
+    const swin_stage s = swin_config_stage(b->config, b->stage);
+    float *factor = swin_onnx_alloc(b->g, (size_t)s.heads * sizeof *factor);
+    if (!factor) return "";
+    for (int h = 0; h < s.heads; h++) factor[h] = r->q.scale / r->channel_scale[h * s.head_size];
+    return onnx_times_heads(b, swin_onnx_text(b->g, "%s/own", name), x, factor, s.heads);
+}
+
+/* One scale, or one for each channel of the last axis, where every zero point is 0. */
 swin_onnx_value onnx_quantize(onnx_build *b, swin_site_kind kind, swin_onnx_value x)
 {
     const swin_site_record *r = enabled_record(b, kind);
     if (!r) return x;
     swin_onnx *g = b->g;
     const char *name = onnx_site_name(b, kind);
-    const onnx_scales s = scales_of(b, r);
-    const bool channels = r->channel_scale != NULL;
-    const int64_t dims[] = { (int64_t)s.count };
-    int8_t *zero = swin_onnx_alloc(g, s.count);
-    if (!zero || !s.v) return "";
-    memset(zero, r->q.zero_point, s.count); /* u8 zero points have the same bits */
-    const swin_onnx_value scale =
-        swin_onnx_const(g, swin_onnx_text(g, "%s/scale", name), SWIN_F32, channels, dims, s.v);
+    const bool own = onnx_own_scales(b, kind) != NULL, channels = r->channel_scale && !own;
+    const size_t count = channels ? (size_t)r->channels : 1;
+    const int64_t dims[] = { (int64_t)count };
+    int8_t *zero = swin_onnx_alloc(g, count);
+    if (!zero) return "";
+    memset(zero, r->q.zero_point, count); /* u8 zero points have the same bits */
+    if (own) x = over_own_scales(b, name, r, x);
+    const swin_onnx_value scale = swin_onnx_const(g, swin_onnx_text(g, "%s/scale", name), SWIN_F32, channels,
+                                                  dims, channels ? r->channel_scale : &r->q.scale);
     const swin_onnx_value zp = swin_onnx_const(g, swin_onnx_text(g, "%s/zero_point", name),
                                                r->q.qmin < 0 ? SWIN_S8 : SWIN_U8, channels, dims, zero);
     const swin_onnx_value q =
         swin_onnx_node(g, "QuantizeLinear", swin_onnx_text(g, "%s/q", name), x, scale, zp);
-    if (channels) swin_onnx_attr_int(g, "axis", s.axis);
+    if (channels) swin_onnx_attr_int(g, "axis", -1);
     const swin_onnx_value y =
         swin_onnx_node(g, "DequantizeLinear", swin_onnx_text(g, "%s/dq", name), q, scale, zp);
-    if (channels) swin_onnx_attr_int(g, "axis", s.axis);
+    if (channels) swin_onnx_attr_int(g, "axis", -1);
     return y;
 }
 

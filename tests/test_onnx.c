@@ -298,38 +298,51 @@ static void test_channel_scales(void **state)
     export_model_free(&m);
 }
 
-/* Scales of heads: Q and DQ along the axis of heads of [batch][windows][heads][..][..]. */
+static void check_factors(const Onnx__ModelProto *model, const char *name, float first, float second)
+{
+    const Onnx__TensorProto *t = constant(model, name);
+    CHECK(t && t->n_dims == 3 && t->dims[0] == 2 && t->dims[1] == 1 && t->dims[2] == 1, "%s", name);
+    const float *v = (const float *)(const void *)t->raw_data.data;
+    CHECK(fabsf(v[0] / first - 1) < 1e-6f && fabsf(v[1] / second - 1) < 1e-6f, "%s: %g, %g", name,
+          (double)v[0], (double)v[1]);
+}
+
+/* Scales of heads: one Mul before Q/DQ, whose scale is the tensor's, and one after the product. */
 static void test_head_scales(void **state)
 {
     (void)state;
-    static const char *const sites[] = { "layers.1.blocks.0.attn.matmul_q",
-                                         "layers.1.blocks.0.attn.matmul_k" };
+    static const char *const sites[] = { "layers.1.blocks.0.attn.matmul_q", "layers.1.blocks.0.attn.matmul_k",
+                                         "layers.1.blocks.0.attn.matmul_v" };
     export_model m;
     char name[96];
+    float own[3], scale[3];
     export_model_make(&m, SWIN_INT8_MODE_3);
     const swin_stage s = swin_config_stage(&m.config, 1);
+    CHECK(s.heads == 2, "%d heads", s.heads);
     for (size_t i = 0; i < SWIN_COUNT(sites); i++) {
         swin_site_record *r = export_model_site(&m, sites[i]);
         r->channels = s.channels;
         r->channel_scale = malloc((size_t)r->channels * sizeof *r->channel_scale);
         CHECK(r->channel_scale != NULL, "no memory");
-        for (int k = 0; k < r->channels; k++) r->channel_scale[k] = k < s.head_size ? 0.01f : 0.002f;
+        own[i] = 0.002f + 0.003f * (float)i, scale[i] = r->q.scale;
+        for (int k = 0; k < r->channels; k++) r->channel_scale[k] = k < s.head_size ? own[i] : 2 * own[i];
     }
     CHECK_OK(export_model_run(&m, "onnx-qdq", "t"));
     Onnx__ModelProto *model = load(&m, "t");
     check_order(model);
     for (size_t i = 0; i < SWIN_COUNT(sites); i++) {
+        snprintf(name, sizeof name, "%s/own/factor", sites[i]);
+        check_factors(model, name, scale[i] / own[i], scale[i] / own[i] / 2);
+        snprintf(name, sizeof name, "%s/q", sites[i]);
+        const Onnx__NodeProto *q = producer(model, name);
+        CHECK(q && strstr(q->input[0], "/own"), "%s reads %s", name, q ? q->input[0] : "nothing");
         snprintf(name, sizeof name, "%s/scale", sites[i]);
-        const Onnx__TensorProto *scale = constant(model, name);
-        CHECK(scale && scale->n_dims == 1 && scale->dims[0] == s.heads, "%s", name);
-        const float *v = (const float *)(const void *)scale->raw_data.data;
-        CHECK(v[0] == 0.01f && v[1] == 0.002f, "%s: %g, %g", name, (double)v[0], (double)v[1]);
-        for (int dq = 0; dq < 2; dq++) {
-            snprintf(name, sizeof name, "%s/%s", sites[i], dq ? "dq" : "q");
-            CHECK(axis_of(producer(model, name)) == 2, "%s: axis %d", name,
-                  (int)axis_of(producer(model, name)));
-        }
+        CHECK(constant(model, name) && constant(model, name)->n_dims == 0, "%s", name);
     }
+    const float qk = own[0] / scale[0] * (own[1] / scale[1]), v = own[2] / scale[2];
+    check_factors(model, "layers.1.blocks.0.attn.softmax_input/factor", qk, 4 * qk);
+    check_factors(model, "layers.1.blocks.0.attn/weighted_sum/factor", v, 2 * v);
+    CHECK(!constant(model, "layers.0.blocks.0.attn.softmax_input/factor"), "factors elsewhere");
     unload(model);
     export_model_free(&m);
 }

@@ -133,10 +133,11 @@ static swin_status put_head_scales(swin_net *net, net_block *b, int i, int chann
     const swin_site_plan *p = &b->operands[i];
     if (!p->channel_scale) return SWIN_OK;
     if (!net->ops->shrinks)
-        return swin_fail(SWIN_ERR_UNSUPPORTED,
-                         "int8: the %s backend has no scales for single heads, which recovery chose in int8-mode 3; "
-                         "calibrate without --recover heads",
-                         net->ops->name);
+        return swin_fail(
+            SWIN_ERR_UNSUPPORTED,
+            "int8: the %s backend has no scales for single heads, which recovery chose in int8-mode 3; "
+            "calibrate with --recover equalize,ranges,bias",
+            net->ops->name);
     float *shrink = malloc((size_t)channels * sizeof *shrink);
     if (!shrink) return swin_fail(SWIN_ERR_MEM, "no memory for %d scales", channels);
     for (int c = 0; c < channels; c++) shrink[c] = p->scale / p->channel_scale[c];

@@ -1,7 +1,7 @@
 """Holds swin-export's files against the engines that read them and against independent computations.
 
 usage: check_export.py --bin DIR --tools DIR --cfg Y --resume CKPT --data-path DIR --work DIR [--images 768] [--modes 1,2,3]
-                       [--families 1,2] [--images2 256] [--recover none,fast]
+                       [--families 1,2] [--images2 256] [--recover none,fast]   (fast+heads: both at once)
 The checkpoint given is a Swin V1; a small Swin V2 of random weights follows it through the same checks. Modes are calibrated without
 recovery; mode 3 once more with it, which changes weights and divides GELU's channels. --images2 is for the V2, of whose networks
 only SQNR is judged, not agreement, which wants more images.
@@ -92,7 +92,7 @@ class Run:
         a = self.args
         backend = ["--backend", "cpu"] if self.recover != "none" else []  # whose network can divide GELU's channels
         self.call(f"{a.bin}/swin-calib", "--data-path", a.data_path, "--num-calib-batch", str(a.calib_batches),
-                  "--calib-batchsz", "8", "--int8-mode", str(self.mode), "--recover", self.recover,
+                  "--calib-batchsz", "8", "--int8-mode", str(self.mode), "--recover", self.recover.replace("+", ","),
                   "--calib-output-path", self.calib, *backend)
 
     def export(self, name, output, *words):

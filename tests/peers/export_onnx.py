@@ -157,6 +157,12 @@ def openvino_forward(path, x):
 # ---- where Q/DQ stand -------------------------------------------------------------------------------------------------
 
 
+def several_of(f, site, count):
+    """The scales of a site's `count` heads, or channels, from those of heads or of channels."""
+    v = np.asarray(f.several[site], np.float32)
+    return v[::len(v) // count] if len(v) >= count else np.repeat(v, count // len(v))
+
+
 def check_placement(c, run, model):
     from onnx import numpy_helper
 
@@ -171,13 +177,16 @@ def check_placement(c, run, model):
     def value(name):
         return numpy_helper.to_array(const[name])
 
-    quantized = {n.input[0]: n for n in model.graph.node if n.op_type == "QuantizeLinear"}
+    quantized = {n.input[0].removesuffix("/own"): n for n in model.graph.node if n.op_type == "QuantizeLinear"}
     weights = {n.output[0].replace(".weight", "._weight"): n for n in model.graph.node
                if n.op_type == "DequantizeLinear" and n.input[0] in const}
     have = set(quantized) | set(weights)
     c.check(have == enabled, f"{run.name}: Q/DQ at {len(have)} sites, {len(enabled)} are enabled")
     exact = all(value(n.input[1]) == np.float32(scales[s]) and int(value(n.input[2])) == points[s]
                 for s, n in quantized.items())
+    for s in set(f.several) & enabled:  # scales of heads: multiplied before Q/DQ
+        factor = value(f"{s}/own/factor").ravel()
+        exact = exact and np.allclose(factor * several_of(f, s, factor.size), np.float32(scales[s]), 1e-6, 0)
     c.check(exact, f"{run.name}: scales and zero points are the file's")
     worst = max(np.abs(value(n.input[1]) - channel[s] / np.float32(127)).max() for s, n in weights.items())
     axes = {a.i for n in weights.values() for a in n.attribute if a.name == "axis"}
@@ -213,7 +222,9 @@ def check_layers(c, run, model):
     """Each Linear, GELU and product of attention, fed what int8-sim fed it, against what int8-sim made of it."""
     sites = np.load(run.path("sites.npz"))
     made = {o for n in model.graph.node for o in n.output}
-    scale = {n: float(a["scale"]) for n, a in export_tables.Calib(run).sites.items()}
+    f = export_tables.Calib(run)
+    scale = {n: several_of(f, n, sites[n].shape[-1]) if n in f.several and n in sites.files else float(a["scale"])
+             for n, a in f.sites.items()}
     worst, off, total, layers = 0.0, 0, 0, 0
     for name in sites.files:
         if name.endswith("._aftergemm"):
@@ -222,6 +233,8 @@ def check_layers(c, run, model):
             got, want = gelu_part(model, made, sites, name)
         elif ".mha_" in name:
             got, want = normal_part(model, made, sites, name)
+            if name in f.several:  # what Q/DQ gives is in the tensor's scale
+                got = got * (scale[name] / np.float32(f.sites[name]["scale"]))
         elif name.endswith(".softmax_input"):
             got, want = score_part(model, made, sites, name)
         elif name.endswith(".attn.proj._input"):

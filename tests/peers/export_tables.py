@@ -60,6 +60,8 @@ class Calib:
             self.channel = {n: f["weights"][n]["amax_channel"][:] for n in f["weights"]}
             factors = f.get("corrections/factors", {})
             self.factors = {n: factors[n][:] for n in factors}
+            heads = f.get("corrections/heads", {})
+            self.several = {n: heads[n][:] for n in heads}
 
     def read_json(self, path):
         table = json.load(open(path))
@@ -67,6 +69,7 @@ class Calib:
         self.weight = {n: w["amax"] for n, w in table["weights"].items()}
         self.channel = {n: np.float32(w["amax_channel"]) for n, w in table["weights"].items()}
         self.factors = {n: np.float32(s["factors"]) for n, s in table["sites"].items() if "factors" in s}
+        self.several = {n: np.float32(s["channel_scales"]) for n, s in table["sites"].items() if "channel_scales" in s}
 
     def amax(self, site):
         if site.endswith("._weight"):

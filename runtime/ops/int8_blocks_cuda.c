@@ -21,6 +21,17 @@ static swin_status two_matrices(swin_cuda *d, char **a, int64_t a_cols, char **b
     return SWIN_OK;
 }
 
+/* The product of `codes` with a layer, in parts y. */
+static swin_gemm_s8 in_parts(const swin_tensor *codes, const swin_layer_s8 *l, swin_act act,
+                             const swin_tensor *y, int parts)
+{
+    swin_gemm_s8 p = swin_gemm_s8_of(codes, l->l, l->after_scale);
+    p.act = act;
+    p.parts = parts, p.width = l->l->out / parts;
+    for (int i = 0; i < parts; i++) p.y[i] = swin_s8_part_of(&y[i]);
+    return p;
+}
+
 /* LayerNorm and the product that reads it: one kernel where there is one, else two with the codes in
  * `normed`. local: what x is short of; NULL: nothing. */
 static swin_status norm_linear(swin_cuda *d, swin_tensor *y, int parts, const swin_tensor *x,
@@ -33,11 +44,8 @@ static swin_status norm_linear(swin_cuda *d, swin_tensor *y, int parts, const sw
                             .input = swin_s8_rule_of(&codes),
                             .x = x->data,
                             .ldx = x->ld,
-                            .gemm = swin_gemm_s8_of(&codes, l->l, l->after_scale) };
-    p.gemm.act = act;
-    p.gemm.parts = parts, p.gemm.width = l->l->out / parts;
+                            .gemm = in_parts(&codes, l, act, y, parts) };
     if (local) p.gemm.local = *local;
-    for (int i = 0; i < parts; i++) p.gemm.y[i] = swin_s8_part_of(&y[i]);
     const cudaError_t e = x->dtype == SWIN_F16 && n->gamma
                               ? swin_norm_gemm_s8_launch(d->stream, &p, d->multiprocessors)
                               : cudaErrorNotSupported;
@@ -128,28 +136,82 @@ typedef struct blocks_run {
     swin_cuda *d;
     const swin_windows *g;
     swin_tensor *x;
-    /* LayerNorm's codes and attention's; what x is short of between the halves; codes of q, k, v or of the
-     * hidden layer */
-    char *normed, *mixed, *beside, *wide;
+    /* what x is short of between the halves; LayerNorm's codes and attention's; codes of q, k, v or of the
+     * hidden layer. From `normed` on also what a cluster's blocks exchange. */
+    char *beside, *normed, *mixed, *wide;
 } blocks_run;
 
-/* attention(qkv(LN1 x)) to r->mixed. */
-static swin_status block_attention(blocks_run *r, const swin_block_s8 *b, const swin_tensor *mixed)
+/* The products of a block as kernels want them. */
+typedef struct block_products {
+    swin_tensor qkv[3], mixed, hidden; /* codes of q, k, v, of attention and of GELU's output */
+    swin_s8_local beside;
+    swin_gemm_s8 proj, fc2;
+} block_products;
+
+/* x += proj(mixed), of which LayerNorm is to see more than F16 holds: a product that is rounded before its
+ * bias stays codes beside x, and x as it was; else x is the sum, and its rest lies beside it. */
+static void proj_of(block_products *p, const blocks_run *r, const swin_block_s8 *b)
+{
+    swin_s8_rounding rounding;
+    swin_s8_part codes = { .data = r->beside, .ld = r->x->cols, .unit = 1, .dtype = SWIN_S8 };
+    p->proj = swin_gemm_s8_rounded(&rounding, &codes.rule, &p->mixed, &b->proj);
+    p->beside = (swin_s8_local){ (int8_t *)r->beside, r->x->cols, rounding.step, rounding.bias };
+    p->proj.y[0] = codes;
+    if (rounding.step == 0) {
+        p->proj.y[0] = swin_s8_part_of(r->x);
+        p->proj.residual = true, p->proj.local = p->beside;
+    }
+}
+
+static swin_status products_of(block_products *p, const blocks_run *r, const swin_block_s8 *b)
 {
     const int64_t rows = r->x->rows, c = r->x->cols;
-    swin_tensor codes[3];
-    for (int i = 0; i < 3; i++) codes[i] = placed(&b->parts[i], r->wide + i * c, rows, c, 3 * c);
-    swin_attention_s8_args p = { .a = b->attention,
+    *p = (block_products){ .mixed = placed(&b->proj.input, r->mixed, rows, c, c),
+                           .hidden = placed(&b->fc2.input, r->wide, rows, b->fc1.l->out, b->fc1.l->out) };
+    for (int i = 0; i < 3; i++) p->qkv[i] = placed(&b->parts[i], r->wide + i * c, rows, c, 3 * c);
+    SWIN_TRY(swin_layer_check_cuda("blocks_s8", b->proj.l, &p->mixed, b->proj.after_scale));
+    SWIN_TRY(swin_layer_check_cuda("blocks_s8", b->fc2.l, &p->hidden, b->fc2.after_scale));
+    proj_of(p, r, b);
+    p->fc2 = swin_gemm_s8_of(&p->hidden, b->fc2.l, b->fc2.after_scale);
+    p->fc2.y[0] = swin_s8_part_of(r->x);
+    p->fc2.residual = true;
+    if (p->beside.bias) p->fc2.local = p->beside;
+    return SWIN_OK;
+}
+
+static swin_attention_s8_args attention_of(const block_products *p, const blocks_run *r,
+                                           const swin_block_s8 *b)
+{
+    swin_attention_s8_args a = { .a = b->attention,
                                  .g = *r->g,
-                                 .q = codes[0],
-                                 .k = codes[1],
-                                 .v = codes[2],
-                                 .out = *mixed,
+                                 .q = p->qkv[0],
+                                 .k = p->qkv[1],
+                                 .v = p->qkv[2],
+                                 .out = p->mixed,
                                  .prob_scale = b->prob_scale,
                                  .image_order = true };
-    p.g.shift = b->shift;
-    SWIN_TRY(norm_linear(r->d, codes, 3, r->x, &b->norm1, NULL, &b->qkv, SWIN_ACT_NONE, r->normed));
-    return swin_attention_s8_run(r->d, &p);
+    a.g.shift = b->shift;
+    return a;
+}
+
+/* All of a block in one kernel, where there is one for so few rows. */
+static cudaError_t whole_block(blocks_run *r, const swin_block_s8 *b, const block_products *p)
+{
+    const swin_tensor first = placed(&b->qkv.input, NULL, r->x->rows, r->x->cols, r->x->cols),
+                      second = placed(&b->fc1.input, NULL, r->x->rows, r->x->cols, r->x->cols);
+    return swin_cluster_s8_launch(
+        r->d->stream, &(swin_cluster_s8){ .norm1 = b->norm1,
+                                          .norm2 = b->norm2,
+                                          .input1 = swin_s8_rule_of(&first),
+                                          .input2 = swin_s8_rule_of(&second),
+                                          .mixed = swin_s8_rule_of(&p->mixed),
+                                          .qkv = in_parts(&first, &b->qkv, SWIN_ACT_NONE, p->qkv, 3),
+                                          .proj = p->proj,
+                                          .fc1 = in_parts(&second, &b->fc1, SWIN_ACT_GELU, &p->hidden, 1),
+                                          .fc2 = p->fc2,
+                                          .beside = p->beside,
+                                          .attention = attention_of(p, r, b),
+                                          .exchange = r->normed });
 }
 
 /* Everything after attention in one kernel, where there is one. */
@@ -164,45 +226,20 @@ static cudaError_t block_tail(blocks_run *r, const swin_block_s8 *b, const swin_
                : cudaErrorNotSupported;
 }
 
-/* x += proj(mixed), of which LayerNorm is to see more than F16 holds: a product that is rounded before its
- * bias stays codes beside x, and x as it was; else x is the sum, and its rest lies beside it. */
-static swin_status block_proj(blocks_run *r, const swin_block_s8 *b, const swin_tensor *mixed,
-                              swin_s8_local *beside)
-{
-    swin_s8_rounding rounding;
-    swin_s8_part codes = { .data = r->beside, .ld = r->x->cols, .unit = 1, .dtype = SWIN_S8 };
-    swin_gemm_s8 p = swin_gemm_s8_rounded(&rounding, &codes.rule, mixed, &b->proj);
-    *beside = (swin_s8_local){ (int8_t *)r->beside, r->x->cols, rounding.step, rounding.bias };
-    p.y[0] = codes;
-    if (rounding.step == 0) {
-        p.y[0] = swin_s8_part_of(r->x);
-        p.residual = true, p.local = *beside;
-    }
-    return swin_gemm_s8_run(r->d, &p);
-}
-
-static swin_status block_mlp(blocks_run *r, const swin_block_s8 *b, const swin_s8_local *beside)
-{
-    swin_tensor hidden = placed(&b->fc2.input, r->wide, r->x->rows, b->fc1.l->out, b->fc1.l->out);
-    SWIN_TRY(norm_linear(r->d, &hidden, 1, r->x, &b->norm2, beside, &b->fc1, SWIN_ACT_GELU, r->normed));
-    SWIN_TRY(swin_layer_check_cuda("blocks_s8", b->fc2.l, &hidden, b->fc2.after_scale));
-    swin_gemm_s8 gemm = swin_gemm_s8_of(&hidden, b->fc2.l, b->fc2.after_scale);
-    gemm.y[0] = swin_s8_part_of(r->x);
-    gemm.residual = true;
-    if (beside->bias) gemm.local = *beside;
-    return swin_gemm_s8_run(r->d, &gemm);
-}
-
 static swin_status run_block(blocks_run *r, const swin_block_s8 *b)
 {
-    const swin_tensor mixed = placed(&b->proj.input, r->mixed, r->x->rows, r->x->cols, r->x->cols);
-    swin_s8_local beside;
-    SWIN_TRY(swin_layer_check_cuda("blocks_s8", b->proj.l, &mixed, b->proj.after_scale));
-    SWIN_TRY(block_attention(r, b, &mixed));
-    const cudaError_t e = block_tail(r, b, &mixed);
+    block_products p;
+    SWIN_TRY(products_of(&p, r, b));
+    cudaError_t e = whole_block(r, b, &p);
     if (e != cudaErrorNotSupported) return swin_cuda_status(e, "blocks_s8");
-    SWIN_TRY(block_proj(r, b, &mixed, &beside));
-    return block_mlp(r, b, &beside);
+    const swin_attention_s8_args attention = attention_of(&p, r, b);
+    SWIN_TRY(norm_linear(r->d, p.qkv, 3, r->x, &b->norm1, NULL, &b->qkv, SWIN_ACT_NONE, r->normed));
+    SWIN_TRY(swin_attention_s8_run(r->d, &attention));
+    e = block_tail(r, b, &p.mixed);
+    if (e != cudaErrorNotSupported) return swin_cuda_status(e, "blocks_s8");
+    SWIN_TRY(swin_gemm_s8_run(r->d, &p.proj));
+    SWIN_TRY(norm_linear(r->d, &p.hidden, 1, r->x, &b->norm2, &p.beside, &b->fc1, SWIN_ACT_GELU, r->normed));
+    return swin_gemm_s8_run(r->d, &p.fc2);
 }
 
 /* What the kernels ask for; the walk has other ways for all else. */
@@ -234,10 +271,13 @@ swin_status swin_blocks_s8_cuda(swin_dev *dev, swin_tensor *x, const swin_block_
         SWIN_TRY(swin_windows_check_cuda("blocks_s8", &shifted, x->rows));
         if (blocks[i].fc1.l->out > wide) wide = blocks[i].fc1.l->out;
     }
-    const size_t narrow = ((size_t)(x->rows * x->cols) + 255) & ~(size_t)255;
+    const size_t narrow = ((size_t)(x->rows * x->cols) + 255) & ~(size_t)255,
+                 exchange = (size_t)((int64_t)g->images * swin_windows_per_image(g) * SWIN_CLUSTER_ROWS * 5 *
+                                     x->cols),
+                 codes = 2 * narrow + (size_t)(x->rows * wide);
     void *p;
-    SWIN_TRY(swin_cuda_work(d, &p, 3 * narrow + (size_t)(x->rows * wide)));
-    r.normed = p, r.mixed = r.normed + narrow, r.beside = r.mixed + narrow, r.wide = r.beside + narrow;
+    SWIN_TRY(swin_cuda_work(d, &p, narrow + (codes > exchange ? codes : exchange)));
+    r.beside = p, r.normed = r.beside + narrow, r.mixed = r.normed + narrow, r.wide = r.mixed + narrow;
     for (int i = 0; i < count; i++) SWIN_TRY(run_block(&r, &blocks[i]));
     return SWIN_OK;
 }

@@ -39,16 +39,21 @@ static inline bool chain_available()
     return known == 1;
 }
 
+/* cluster: blocks that run side by side (sm_90); 0: any. */
 static inline cudaError_t chain_launch_pointer(const void *kernel, unsigned blocks, unsigned threads,
-                                               size_t shared, cudaStream_t stream, void **args)
+                                               size_t shared, cudaStream_t stream, void **args,
+                                               unsigned cluster = 0)
 {
-    cudaLaunchAttribute attribute = {};
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchAttribute attributes[2] = {};
+    attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[0].val.programmaticStreamSerializationAllowed = 1;
+    attributes[1].id = cudaLaunchAttributeClusterDimension;
+    attributes[1].val.clusterDim.x = cluster;
+    attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
     cudaLaunchConfig_t config = {};
     config.gridDim = dim3(blocks), config.blockDim = dim3(threads);
     config.dynamicSmemBytes = shared, config.stream = stream;
-    config.attrs = &attribute, config.numAttrs = chain_available() ? 1 : 0;
+    config.attrs = attributes, config.numAttrs = !chain_available() ? 0 : cluster ? 2 : 1;
     return cudaLaunchKernelExC(&config, kernel, args);
 }
 

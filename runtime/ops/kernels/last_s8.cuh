@@ -346,16 +346,14 @@ template <int LAST, int GROUPS> struct s8_old {
     }
 };
 
-/* A warp's 16 rows x (8 NT) columns of sums to memory. row: of the matrix, for this thread's first; col0:
- * the warp's first column in the tile whose factors these are; n0: the tile's first. early: the residual
- * stream's values, if they have been read. */
+/* A warp's 16 rows x (8 NT) columns of sums to memory. to: rows of y for this thread's two (s8_rows); col0: the
+ * warp's first column in the tile whose factors these are; n0: the tile's first. early: the residual stream's
+ * values, if they have been read. */
 template <int LAST, int NT>
-__device__ __forceinline__ void s8_finish(const swin_gemm_s8 &p, const int (&acc)[NT][4], const float *alpha,
-                                          const float *bias, int64_t row, int col0, int n0,
-                                          const s8_old<LAST, NT / 4> *early = NULL)
+__device__ __forceinline__ void s8_finish_rows(const swin_gemm_s8 &p, const int (&acc)[NT][4],
+                                               const float *alpha, const float *bias, const int64_t (&to)[2],
+                                               int col0, int n0, const s8_old<LAST, NT / 4> *early = NULL)
 {
-    int64_t to[2];
-    s8_rows(to, p, row);
     if constexpr (LAST == S8_CODES || LAST == S8_GELU_CODES) {
         s8_finish_codes<LAST, NT>(p, acc, alpha, bias, to, col0, n0);
         return;
@@ -409,4 +407,15 @@ __device__ __forceinline__ void s8_finish(const swin_gemm_s8 &p, const int (&acc
             }
         }
     }
+}
+
+/* The same for rows `row` and row + 8 of the matrix. */
+template <int LAST, int NT>
+__device__ __forceinline__ void s8_finish(const swin_gemm_s8 &p, const int (&acc)[NT][4], const float *alpha,
+                                          const float *bias, int64_t row, int col0, int n0,
+                                          const s8_old<LAST, NT / 4> *early = NULL)
+{
+    int64_t to[2];
+    s8_rows(to, p, row);
+    s8_finish_rows<LAST, NT>(p, acc, alpha, bias, to, col0, n0, early);
 }

@@ -38,13 +38,16 @@ __device__ __forceinline__ float s8_add8_squares(float sum, float (&v)[8], float
     return sum;
 }
 
-/* In place, columns col and up, of distances from the mean. factor: 1 over the standard deviation. */
+/* In place, columns col and up, of distances from the mean. factor: 1 over the standard deviation. SHARED: gamma
+ * and beta lie in shared memory. */
+template <bool SHARED = false>
 __device__ __forceinline__ void s8_normalise8(float (&v)[8], const swin_norm &n, int col, float factor)
 {
 #pragma unroll
     for (int k = 0; k < 8; k += 4) {
-        const float4 a = __ldg(reinterpret_cast<const float4 *>(n.gamma + col + k));
-        const float4 b = __ldg(reinterpret_cast<const float4 *>(n.beta + col + k));
+        const float4 *gamma = reinterpret_cast<const float4 *>(n.gamma + col + k),
+                     *beta = reinterpret_cast<const float4 *>(n.beta + col + k);
+        const float4 a = SHARED ? *gamma : __ldg(gamma), b = SHARED ? *beta : __ldg(beta);
         v[k] = fmaf(v[k] * factor, a.x, b.x);
         v[k + 1] = fmaf(v[k + 1] * factor, a.y, b.y);
         v[k + 2] = fmaf(v[k + 2] * factor, a.z, b.z);
@@ -54,7 +57,7 @@ __device__ __forceinline__ void s8_normalise8(float (&v)[8], const swin_norm &n,
 
 /* In place: v[i] holds the lane's i-th vector where it lies in the row; all lanes of the warp must call.
  * share: 1 over the row's columns. */
-template <int VECTORS>
+template <int VECTORS, bool SHARED = false>
 __device__ __forceinline__ void s8_normalise_row(vec<__half> (&v)[VECTORS], const swin_norm &n, int cols,
                                                  float share, int lane, int group, int each)
 {
@@ -71,6 +74,6 @@ __device__ __forceinline__ void s8_normalise_row(vec<__half> (&v)[VECTORS], cons
 #pragma unroll
     for (int i = 0; i < VECTORS; i++) {
         const int at = s8_vector(lane, i, each);
-        if (i < each && at < total) s8_normalise8(v[i].v, n, 8 * at, factor);
+        if (i < each && at < total) s8_normalise8<SHARED>(v[i].v, n, 8 * at, factor);
     }
 }

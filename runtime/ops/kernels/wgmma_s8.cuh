@@ -40,6 +40,7 @@ template <int N> struct wgmma_s8;
 
 template <> struct wgmma_s8<32> {
     SWIN_WGMMA_S8_SHARED(32, 16, 16, 17, 18)
+    SWIN_WGMMA_S8_REGISTERS(32, 16, 16, 17, 18, 19, 20, 21)
 };
 
 template <> struct wgmma_s8<64> {

@@ -3,13 +3,24 @@
 
 #include "runtime/ops/kernels/wgmma.cuh"
 
-/* All threads of the cluster that still run: what they wrote to global memory before is there for all after.
- * Reads of it must not come from a first-level cache that saw older values (__ldcg). */
-__device__ __forceinline__ void cluster_sync()
+/* All threads of the cluster that still run, each warp as a whole: what they wrote to global memory before their arrival is
+ * there for all after the wait. Nobody arrives twice without a wait between. */
+__device__ __forceinline__ void cluster_arrive()
 {
 #if SWIN_HAVE_WGMMA
-    asm volatile("barrier.cluster.arrive.release.aligned;\n"
-                 "barrier.cluster.wait.acquire.aligned;\n" ::
-                     : "memory");
+    asm volatile("barrier.cluster.arrive.release.aligned;\n" ::: "memory");
 #endif
+}
+
+__device__ __forceinline__ void cluster_wait()
+{
+#if SWIN_HAVE_WGMMA
+    asm volatile("barrier.cluster.wait.acquire.aligned;\n" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ void cluster_sync()
+{
+    cluster_arrive();
+    cluster_wait();
 }

@@ -18,6 +18,7 @@
 namespace
 {
 
+constexpr int CLUSTER_BARRIERS = 3; /* after attention, proj and fc1 */
 constexpr int TILE = 32 * 128, ROWS = 64, WG = 4, CONSUMERS = 128 * WG, THREADS = CONSUMERS + 32;
 
 /* HEADS of C / 32 in each block, so C / 32 / HEADS blocks for a window; 49 tokens. */
@@ -94,19 +95,34 @@ __device__ __forceinline__ void ask(int i, int rank, const cluster_maps &w, unsi
     }
 }
 
-/* One warp: all tiles, the first of them by all lanes. Weights do not wait for the kernel before. */
+/* One warp: all tiles, the first of them by all lanes. Weights do not wait for the kernel before. Where places are
+ * used again, the warp still runs when the others meet at the cluster's barriers, so it has to come there too: as soon
+ * as the tiles that it waits for are of a product that lies behind the barrier. */
 template <class S>
 __device__ __forceinline__ void feed(const cluster_memory<S> &m, int rank, const cluster_maps &w)
 {
-    for (int i = threadIdx.x % 32; i < S::SLOTS; i += 32)
-        ask<S>(i, rank, w, m.tiles + i * TILE, m.full + 8 * i);
+    const int lane = threadIdx.x % 32;
+    for (int i = lane; i < S::SLOTS; i += 32) ask<S>(i, rank, w, m.tiles + i * TILE, m.full + 8 * i);
+    if (S::SLOTS == S::TILES) return;
     __syncwarp();
-    if (threadIdx.x % 32 != 0) return;
+    int passed = 0;
+    auto pass = [&](int barriers) {
+        for (; passed < barriers; passed++) {
+            cluster_wait();
+            if (passed + 1 < CLUSTER_BARRIERS) cluster_arrive();
+        }
+    };
+    cluster_arrive();
     for (int i = S::SLOTS; i < S::TILES; i++) {
-        const int slot = i % S::SLOTS;
-        barrier_wait(m.empty + 8 * slot, (i / S::SLOTS - 1) & 1);
-        ask<S>(i, rank, w, m.tiles + slot * TILE, m.full + 8 * slot);
+        const int before = i - S::SLOTS, slot = i % S::SLOTS;
+        pass(before >= S::FC2 ? 3 : before >= S::FC1 ? 2 : before >= S::PROJ ? 1 : 0);
+        if (lane == 0) {
+            barrier_wait(m.empty + 8 * slot, (i / S::SLOTS - 1) & 1);
+            ask<S>(i, rank, w, m.tiles + slot * TILE, m.full + 8 * slot);
+        }
+        __syncwarp();
     }
+    pass(CLUSTER_BARRIERS);
 }
 
 /* ---- products

@@ -272,7 +272,7 @@ swin_status swin_blocks_s8_cuda(swin_dev *dev, swin_tensor *x, const swin_block_
         if (blocks[i].fc1.l->out > wide) wide = blocks[i].fc1.l->out;
     }
     const size_t narrow = ((size_t)(x->rows * x->cols) + 255) & ~(size_t)255,
-                 exchange = (size_t)((int64_t)g->images * swin_windows_per_image(g) * SWIN_CLUSTER_ROWS * 5 *
+                 exchange = (size_t)((int64_t)g->images * swin_windows_per_image(g) * SWIN_CLUSTER_ROWS * 4 *
                                      x->cols),
                  codes = 2 * narrow + (size_t)(x->rows * wide);
     void *p;

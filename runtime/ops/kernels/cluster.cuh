@@ -1,26 +1,56 @@
-/* runtime/ops/kernels/cluster.cuh - blocks that run side by side and wait for one another (sm_90). */
+/* runtime/ops/kernels/cluster.cuh - blocks that run side by side (sm_90): barriers of them all, and stores into one
+ * another's shared memory. */
 #pragma once
 
-#include "runtime/ops/kernels/wgmma.cuh"
+#include "runtime/ops/kernels/barrier.cuh"
 
-/* All threads of the cluster that still run, each warp as a whole: what they wrote to global memory before their arrival is
- * there for all after the wait. Nobody arrives twice without a wait between. */
-__device__ __forceinline__ void cluster_arrive()
-{
-#if SWIN_HAVE_WGMMA
-    asm volatile("barrier.cluster.arrive.release.aligned;\n" ::: "memory");
-#endif
-}
-
-__device__ __forceinline__ void cluster_wait()
-{
-#if SWIN_HAVE_WGMMA
-    asm volatile("barrier.cluster.wait.acquire.aligned;\n" ::: "memory");
-#endif
-}
-
+/* All threads of the cluster that still run, each warp as a whole: what they wrote to global memory before is there for
+ * all after; reads of it must not come from a first-level cache that saw older values (__ldcg). */
 __device__ __forceinline__ void cluster_sync()
 {
-    cluster_arrive();
-    cluster_wait();
+#if SWIN_HAVE_WGMMA
+    asm volatile("barrier.cluster.arrive.release.aligned;\n"
+                 "barrier.cluster.wait.acquire.aligned;\n" ::
+                     : "memory");
+#endif
+}
+
+/* An address in this block's shared memory as the same place in another's. */
+__device__ __forceinline__ unsigned cluster_address(unsigned at, int block)
+{
+    unsigned there = at;
+#if SWIN_HAVE_WGMMA
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;\n" : "=r"(there) : "r"(at), "r"(block));
+#endif
+    return there;
+}
+
+/* Stores to a block's shared memory (cluster_address), counted in bytes by a barrier there: who waits for it sees
+ * them. */
+__device__ __forceinline__ void cluster_store(unsigned to, unsigned v, unsigned barrier)
+{
+#if SWIN_HAVE_WGMMA
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];\n" ::"r"(to),
+                 "r"(v), "r"(barrier)
+                 : "memory");
+#endif
+}
+__device__ __forceinline__ void cluster_store(unsigned to, uint2 v, unsigned barrier)
+{
+#if SWIN_HAVE_WGMMA
+    asm volatile(
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, [%3];\n" ::"r"(to),
+        "r"(v.x), "r"(v.y), "r"(barrier)
+        : "memory");
+#endif
+}
+__device__ __forceinline__ void cluster_store(unsigned to, uint4 v, unsigned barrier)
+{
+#if SWIN_HAVE_WGMMA
+    asm volatile(
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];\n" ::
+            "r"(to),
+        "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), "r"(barrier)
+        : "memory");
+#endif
 }

@@ -2,13 +2,13 @@
  * x += fc2(GELU(fc1(LN x))).
  *
  * Nothing of a block crosses windows, so a cluster of blocks takes one window through all of it, each block some of
- * its heads and the same share of proj's, fc1's and fc2's columns. What all of them need (attention's codes, x
- * between the halves, the hidden layer's codes) passes through memory between three barriers; LayerNorm of all rows
- * is made by every block. Weights are on their way before the kernel before has ended.
+ * its heads, the same share of proj's, fc1's and fc2's columns, and LayerNorm of some rows. What is made, all of them
+ * need: it goes straight to where they read it, their shared memory, and is counted there. x stays in the registers of
+ * the thread that has its columns of proj and fc2. Weights are on their way before the kernel before has ended.
  *
  * Where a kernel for each operator takes 4.4 us whatever it does (launch, first reads, last writes: Swin-T at one
- * image, 84 of them), a barrier takes 0.8 us (H100). Which of the ways ran does not show: sums are integers, and
- * what is not is done by the same functions in the same order. */
+ * image, 84 of them), what is made is there for all after 0.5 us (H100). Which of the ways ran does not show: sums are
+ * integers, and what is not is done by the same functions in the same order. */
 #include "runtime/ops/kernels/cluster_s8.cuh"
 
 #pragma nv_diag_suppress 177 /* code for other chips uses nothing of this */
@@ -70,20 +70,67 @@ template <int C> __device__ __forceinline__ void load_norms(float *to, const swi
 /* ---- halves
  * -------------------------------------------------------------------------------------------------- */
 
-/* LayerNorm's codes of the window's rows to shared memory. LOCAL: the second norm, which sees more than x holds. */
-template <class S, bool LOCAL>
-__device__ __forceinline__ void normalise(const cluster_memory<S> &m, const swin_cluster_s8 &p)
+/* ---- the halves
+ * ---------------------------------------------------------------------------------------------- */
+
+/* What a thread of LayerNorm reads of its row: x, and for the second what lies beside it. */
+template <class S, bool SECOND> struct norm_row {
+    static constexpr int GROUP = fused_group<S::C>, EACH = (S::C / 8 + GROUP - 1) / GROUP;
+    vec<__half> v[EACH];
+
+    /* token: of the window; own: of this block's; where that is not `live`, zeros. */
+    __device__ __forceinline__ void load(const cluster_memory<S> &m, const swin_cluster_s8 &p, int token,
+                                         int own, bool live)
+    {
+        const swin_s8_part &y = p.fc2.y[0];
+        const char *kept = m.at(m.heads);
+        const bool here = SECOND && p.proj.residual;
+        const __half *x = here ? (const __half *)kept + own * S::C
+                               : (const __half *)y.data + (live ? m.rows[token] : 0) * y.ld;
+        const int8_t *codes = (const int8_t *)kept + S::OWN * S::C * 2 + own * S::C;
+#pragma unroll
+        for (int i = 0; i < EACH; i++) {
+            const int at = s8_vector(threadIdx.x % GROUP, i, EACH);
+            v[i].from(make_uint4(0, 0, 0, 0));
+            if (!live || at >= S::C / 8) continue;
+            v[i].from(here ? *(const uint4 *)(x + at * 8) : __ldcg((const uint4 *)(x + at * 8)));
+            if (SECOND) s8_add_local(v[i].v, *(const uint2 *)(codes + at * 8), p.beside, at * 8);
+        }
+    }
+};
+
+/* LayerNorm's codes of this block's rows to all blocks, as left operands. Groups of lanes that are too many for the rows
+ * do the same rows, and share the blocks. The lanes' shares of a row are norm_s8.cu's, so are the bits. */
+template <class S, bool SECOND>
+__device__ __forceinline__ void normalise(const cluster_memory<S> &m, const swin_cluster_s8 &p, int rank)
 {
-    constexpr int USED = ROWS * fused_group<S::C> < CONSUMERS ? ROWS * fused_group<S::C> : CONSUMERS;
-    const swin_s8_part &y = p.fc2.y[0];
-    const float *vectors = m.norms + (LOCAL ? 2 * S::C : 0);
-    const swin_norm n = { vectors, vectors + S::C, LOCAL ? p.norm2.eps : p.norm1.eps };
-    if (threadIdx.x < USED)
-        fused_norm_rows<S::C, ROWS, USED, LOCAL, true>(
-            m.a_at, (const __half *)y.data, y.ld, [&](int i) { return (int64_t)m.rows[i]; }, n,
-            LOCAL ? p.input2 : p.input1, p.beside);
-    fence_async_proxy();
-    threads_sync(1, CONSUMERS);
+    using R = norm_row<S, SECOND>;
+    const int slot = threadIdx.x / R::GROUP, own = slot % S::OWN, copy = slot / S::OWN,
+              token = rank * S::OWN + own;
+    const bool live = copy < S::COPIES && token < TOKENS;
+    const float *vectors = m.norms + (SECOND ? 2 * S::C : 0);
+    const swin_norm n = { vectors, vectors + S::C, SECOND ? p.norm2.eps : p.norm1.eps };
+    const swin_s8_rule &rule = SECOND ? p.input2 : p.input1;
+    R r;
+    if (!__any_sync(0xffffffffu, live)) return;
+    r.load(m, p, token, own, live);
+    s8_normalise_row<R::EACH, true>(r.v, n, S::C, 1.f / S::C, threadIdx.x % R::GROUP, R::GROUP, R::EACH);
+    unsigned word[R::EACH][2];
+#pragma unroll
+    for (int i = 0; i < R::EACH; i++)
+        word[i][0] = s8_codes4(r.v[i].v, rule), word[i][1] = s8_codes4(r.v[i].v + 4, rule);
+    if (!live) return;
+    for (int block = copy; block < S::BLOCKS; block += S::COPIES) {
+        const unsigned to = cluster_address(m.normed, block),
+                       sent = cluster_address(m.barrier(SECOND ? SENT_SECOND : SENT_FIRST), block);
+#pragma unroll
+        for (int i = 0; i < R::EACH; i++) {
+            const int col = 8 * s8_vector(threadIdx.x % R::GROUP, i, R::EACH);
+            if (col >= S::C) continue;
+            cluster_store(to + fragment_word_at(token, S::C / 32, col), word[i][0], sent);
+            cluster_store(to + fragment_word_at(token, S::C / 32, col + 4), word[i][1], sent);
+        }
+    }
 }
 
 /* Sums of 32 columns to codes, four in a word: word[r][h] are columns 8 t + 4 h and up of the thread's r-th row. GELU
@@ -113,21 +160,21 @@ __device__ __forceinline__ void words_of(unsigned (&word)[2][2], const int (&sum
 /* q, k and v of this block's heads, in shared memory as attention reads them. */
 template <class S> __device__ __forceinline__ void make_qkv(const cluster_memory<S> &m, const swin_gemm_s8 &p)
 {
-    constexpr int H = S::HEADS, PART = window_shape<49>::tile;
+    constexpr int H = S::HEADS, PART = window_shape<TOKENS>::tile;
     const int group = group_of_warp(), row = threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4,
               t = threadIdx.x % 4;
 #pragma unroll 1
     for (int round = 0; round < (3 * H + WG - 1) / WG; round++) {
-        const int job = WG * round + group, part = job / H, head = job % H, left = 3 * H - WG * round;
-        int sum[4][4];
-        multiply_rows<S>(sum, m, S::QKV + round * WG * S::K + group, left < WG ? left : WG, job < 3 * H);
-        if (job >= 3 * H) continue;
+        const int job = min(WG * round + group, 3 * H - 1), part = job / H, head = job % H;
+        int sum[4][4] = {};
+        multiply<S::C, 1, false>(sum, m.at(m.normed), m.tiles + (S::QKV + job * S::K) * TILE, 0);
         unsigned word[2][2];
         words_of<S8_CODES>(word, sum, m.alpha + 32 * job, m.bias + 32 * job, NULL, p.after,
                            s8_span_of(part == 0   ? p.y[0].rule
                                       : part == 1 ? p.y[1].rule
                                                   : p.y[2].rule));
-        char *to = m.a_at + S::A + (head * 3 + part) * PART;
+        char *to = m.at(m.heads) + (head * 3 + part) * PART;
+        if (WG * round + group > job) continue; /* no such job */
 #pragma unroll
         for (int r = 0; r < 2; r++)
             *(uint2 *)(to + s8_half_at(row + 8 * r, t / 2) + t % 2 * 8) = make_uint2(word[r][0], word[r][1]);
@@ -135,12 +182,11 @@ template <class S> __device__ __forceinline__ void make_qkv(const cluster_memory
     threads_sync(1, CONSUMERS);
 }
 
-/* Attention's codes as proj's left operand. */
+/* Attention's codes as proj's left operand, to all blocks. */
 template <class S, bool U8>
-__device__ __forceinline__ void make_mixed(const cluster_memory<S> &m, const swin_cluster_s8 &p, int rank,
-                                           char *mixed)
+__device__ __forceinline__ void make_mixed(const cluster_memory<S> &m, const swin_cluster_s8 &p, int rank)
 {
-    constexpr int N = 49, n8 = window_shape<N>::n8;
+    constexpr int N = TOKENS, n8 = window_shape<N>::n8;
     const swin_attention_s8_args &at = p.attention;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, tile = warp % 4, head = warp / 4;
     if (head >= S::HEADS) return;
@@ -150,111 +196,181 @@ __device__ __forceinline__ void make_mixed(const cluster_memory<S> &m, const swi
         m.heads + head * 3 * window_shape<N>::tile, tile, [&](int j) { return table[j * 32]; },
         at.a.scale * (at.q.scale * at.k.scale) * S8_LOG2E, at.prob_scale, at.v.scale,
         [&](int half, int c, const float(&v)[4]) { word[half + 2 * c] = s8_codes4(v, p.mixed); });
-    *(uint4 *)(mixed + fragment_at(tile, S::C / 32, rank * S::HEADS + head, lane)) =
-        make_uint4(word[0], word[1], word[2], word[3]);
+    const unsigned to = m.mixed + fragment_at(tile, S::C / 32, rank * S::HEADS + head, lane);
+    for (int block = 0; block < S::BLOCKS; block++)
+        cluster_store(cluster_address(to, block), make_uint4(word[0], word[1], word[2], word[3]),
+                      cluster_address(m.barrier(SENT_MIXED), block));
 }
 
-/* Codes of GELU's output as fc2's left operand: 8 t and up of 32 columns lie in two lanes' shares. */
-template <class S>
-__device__ __forceinline__ void make_hidden(const cluster_memory<S> &m, const swin_gemm_s8 &p, int rank,
-                                            char *hidden)
-{
-    const int group = group_of_warp(), tile = threadIdx.x / 32 % 4, lane = threadIdx.x % 32, t = lane % 4;
-    const s8_span to = s8_span_of(p.y[0].rule);
-#pragma unroll 1
-    for (int round = 0; round < S::HEADS; round++) {
-        const int job = WG * round + group, col = m.FC1 + 32 * job;
-        int sum[4][4];
-        multiply_rows<S>(sum, m, S::FC1 + round * WG * S::K + group, WG, true);
-        unsigned word[2][2];
-        words_of<S8_GELU_CODES>(word, sum, m.alpha + col, m.bias + col, m.gelu + 32 * job, p.after, to);
-        char *at = hidden + fragment_at(tile, S::C / 8, rank * 4 * S::HEADS + job, lane - t + t % 2 * 2) +
-                   t / 2 * 8;
+/* What a thread has of x and beside it: eight columns of two rows, from before proj to after fc2. */
+template <class S> struct kept_rows {
+    int64_t to[2];         /* rows of x; -1: past the window */
+    int row, n, share, n0; /* the first in the window; which 32 columns of this block's, and which share of k;
+                              the block's first column */
+    s8_old<S8_LOCAL, 1> old;
+
+    __device__ __forceinline__ kept_rows(const cluster_memory<S> &m, int rank)
+    {
+        const int group = group_of_warp();
+        row = threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
+        n = group % S::HEADS, share = group / S::HEADS, n0 = rank * 32 * S::HEADS;
+        to[0] = m.rows[row], to[1] = m.rows[row + 8];
+    }
+    __device__ __forceinline__ int col() const /* of the block's */ { return 32 * n + threadIdx.x % 4 * 8; }
+    __device__ __forceinline__ void load(const swin_s8_part &y)
+    {
 #pragma unroll
-        for (int h = 0; h < 2; h++) *(uint2 *)(at + 16 * h) = make_uint2(word[0][h], word[1][h]);
+        for (int r = 0; r < 2; r++)
+            if (share == 0 && to[r] >= 0)
+                old.stream[0][r] =
+                    __ldcg((const uint4 *)((const __half *)y.data + to[r] * y.ld + n0 + col()));
+    }
+};
+
+/* proj, added to x, and what rounding takes off; or its codes. Either goes to the block that normalises the row. */
+template <class S>
+__device__ __forceinline__ void add_proj(const cluster_memory<S> &m, const swin_gemm_s8 &p, kept_rows<S> &k)
+{
+    int sum[4][4] = {};
+    multiply<S::C, S::SPLIT, false>(sum, m.at(m.mixed), m.tiles + (S::PROJ + k.n * S::K) * TILE, k.share);
+    add_shares(sum, m, k.n, k.share);
+    if (k.share > 0) return;
+    const float *alpha = m.alpha + m.PROJ, *bias = m.bias + m.PROJ;
+    unsigned word[2][2];
+    if (!p.residual)
+        words_of<S8_CODES>(word, sum, alpha + 32 * k.n, bias + 32 * k.n, NULL, 0.f, s8_span_of(p.y[0].rule));
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        const int token = k.row + 8 * r, owner = token / S::OWN, own = token % S::OWN, col = k.n0 + k.col();
+        if (token >= TOKENS) continue;
+        const unsigned rows = cluster_address(m.heads, owner),
+                       sent = cluster_address(m.barrier(SENT_ROWS), owner);
+        k.old.kept[0][r] = make_uint2(word[r][0], word[r][1]);
+        if (p.residual) {
+            float v[8];
+            int s[8];
+            vec<__half> x;
+#pragma unroll
+            for (int i = 0; i < 8; i++) s[i] = sum[i / 2][2 * r + i % 2];
+            s8_values(v, s, alpha + k.col(), bias + k.col(), 0.f);
+            x.from(k.old.stream[0][r]);
+#pragma unroll
+            for (int i = 0; i < 8; i++) v[i] += x.v[i];
+            k.old.stream[0][r] = s8_halves<__half>(v);
+            x.from(k.old.stream[0][r]);
+            k.old.kept[0][r] = s8_rest8(v, x.v);
+            cluster_store(rows + (own * S::C + col) * 2, k.old.stream[0][r], sent);
+        }
+        cluster_store(rows + S::OWN * S::C * 2 + own * S::C + col, k.old.kept[0][r], sent);
     }
 }
 
-/* Rows of x that this thread's two rows of a product are; -1: past the window. */
-template <class S> __device__ __forceinline__ void rows_of(int64_t (&to)[2], const cluster_memory<S> &m)
-{
-    const int row = threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
-    to[0] = m.rows[row], to[1] = m.rows[row + 8];
-}
-
-/* x += proj, or its codes beside x. */
+/* Codes of GELU's output as fc2's left operand, to all blocks. */
 template <class S>
-__device__ __forceinline__ void add_proj(const cluster_memory<S> &m, const swin_gemm_s8 &p, const char *mixed,
-                                         int rank)
+__device__ __forceinline__ void make_hidden(const cluster_memory<S> &m, const swin_gemm_s8 &p, int rank,
+                                            char *exchange)
 {
-    const int group = group_of_warp(), n = group % S::HEADS, share = group / S::HEADS,
-              n0 = rank * 32 * S::HEADS;
-    int sum[4][4] = {};
-    int64_t to[2];
-    s8_old<S8_RESIDUAL, 1> old;
-    rows_of(to, m);
-    if (share == 0 && p.residual) old.load(p, to, n0 + 32 * n + threadIdx.x % 4 * 8);
-    multiply_fragments<S, S::C>(sum, m, mixed, S::PROJ, n, share);
-    add_shares(sum, m, n, share);
-    if (share > 0) return;
-    const float *alpha = m.alpha + m.PROJ, *bias = m.bias + m.PROJ;
-    if (p.residual)
-        s8_finish_rows<S8_RESIDUAL, 4>(p, sum, alpha, bias, to, 32 * n, n0, &old);
-    else
-        s8_finish_rows<S8_CODES, 4>(p, sum, alpha, bias, to, 32 * n, n0);
+    const int group = group_of_warp(), row = threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
+    const s8_span to = s8_span_of(p.y[0].rule);
+#pragma unroll 1
+    for (int round = 0; round < S::HEADS; round++) {
+        const int job = WG * round + group, first = m.FC1 + 32 * job;
+        int sum[4][4] = {};
+        multiply<S::C, 1, false>(sum, m.at(m.normed), m.tiles + (S::FC1 + job * S::K) * TILE, 0);
+        unsigned word[2][2];
+        words_of<S8_GELU_CODES>(word, sum, m.alpha + first, m.bias + first, m.gelu + 32 * job, p.after, to);
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const int at = fragment_word_at(row, S::C / 8,
+                                            (rank * 4 * S::HEADS + job) * 32 + threadIdx.x % 4 * 8 + 4 * h);
+            const uint2 both =
+                make_uint2(word[0][h], word[1][h]); /* a lane's words of two rows are neighbours */
+            if (!S::HERE) *(uint2 *)(exchange + at) = both;
+            for (int block = 0; S::HERE && block < S::BLOCKS; block++)
+                cluster_store(cluster_address(m.hidden + at, block), both,
+                              cluster_address(m.barrier(SENT_HIDDEN), block));
+        }
+    }
 }
 
 /* x += fc2, and what waits beside x. */
 template <class S>
 __device__ __forceinline__ void add_fc2(const cluster_memory<S> &m, const swin_gemm_s8 &p, const char *hidden,
-                                        int rank)
+                                        const kept_rows<S> &k)
 {
-    const int group = group_of_warp(), n = group % S::HEADS, share = group / S::HEADS,
-              n0 = rank * 32 * S::HEADS;
     int sum[4][4] = {}, begin[4][4];
-    int64_t to[2];
-    s8_old<S8_LOCAL, 1> old;
-    s8_old<S8_RESIDUAL, 1> alone;
-    rows_of(to, m);
-    if (share == 0 && p.local.codes) old.load(p, to, n0 + 32 * n + threadIdx.x % 4 * 8);
-    if (share == 0 && !p.local.codes) alone.load(p, to, n0 + 32 * n + threadIdx.x % 4 * 8);
-    multiply_fragments<S, 4 * S::C>(sum, m, hidden, S::FC2, n, share);
-    add_shares(sum, m, n, share);
-    if (share > 0) return;
-    s8_begin<4>(begin, p, n0 + 32 * n);
+    multiply<4 * S::C, S::SPLIT, !S::HERE>(sum, hidden, m.tiles + (S::FC2 + k.n * (4 * S::C / 128)) * TILE,
+                                           k.share);
+    add_shares(sum, m, k.n, k.share);
+    if (k.share > 0) return;
+    s8_begin<4>(begin, p, k.n0 + 32 * k.n);
 #pragma unroll
     for (int i = 0; i < 16; i++) sum[i / 4][i % 4] += begin[i / 4][i % 4];
     const float *alpha = m.alpha + m.FC2, *bias = m.bias + m.FC2;
+    s8_old<S8_RESIDUAL, 1> alone;
+    alone.stream[0][0] = k.old.stream[0][0], alone.stream[0][1] = k.old.stream[0][1];
     if (p.local.codes)
-        s8_finish_rows<S8_LOCAL, 4>(p, sum, alpha, bias, to, 32 * n, n0, &old);
+        s8_finish_rows<S8_LOCAL, 4>(p, sum, alpha, bias, k.to, 32 * k.n, k.n0, &k.old);
     else
-        s8_finish_rows<S8_RESIDUAL, 4>(p, sum, alpha, bias, to, 32 * n, n0, &alone);
+        s8_finish_rows<S8_RESIDUAL, 4>(p, sum, alpha, bias, k.to, 32 * k.n, k.n0, &alone);
 }
 
 template <class S, bool U8>
 __device__ __forceinline__ void consume(const cluster_memory<S> &m, const swin_cluster_s8 &p, int window,
                                         int rank)
 {
-    char *mixed = p.exchange + (int64_t)window * SWIN_CLUSTER_ROWS * 5 * S::C,
-         *hidden = mixed + SWIN_CLUSTER_ROWS * S::C;
+    char *exchange = p.exchange + (int64_t)window * S::HIDDEN;
     load_factors(m, p, rank);
     load_table(m, p.attention, rank, window);
     load_norms<S::C>(m.norms, p.norm1, p.norm2);
     if (threadIdx.x < ROWS)
-        m.rows[threadIdx.x] =
-            threadIdx.x < 49 ? (int)window_source(p.attention.g, (int64_t)window * 49 + threadIdx.x) : -1;
-    threads_sync(1, CONSUMERS);
+        m.rows[threadIdx.x] = threadIdx.x < TOKENS
+                                  ? (int)window_source(p.attention.g, (int64_t)window * TOKENS + threadIdx.x)
+                                  : -1;
+    cluster_sync(); /* every block's barriers are there */
     chain_wait();
-    normalise<S, false>(m, p);
+    kept_rows<S> kept(m, rank);
+    kept.load(p.fc2.y[0]);
+    normalise<S, false>(m, p, rank);
+    barrier_wait(m.barrier(SENT_FIRST), 0);
+    barrier_wait(m.barrier(FULL_QKV), 0);
     make_qkv(m, p.qkv);
-    make_mixed<S, U8>(m, p, rank, mixed);
-    cluster_sync();
-    add_proj(m, p.proj, mixed, rank);
-    cluster_sync();
-    normalise<S, true>(m, p);
-    make_hidden(m, p.fc1, rank, hidden);
-    cluster_sync();
-    add_fc2(m, p.fc2, hidden, rank);
+    make_mixed<S, U8>(m, p, rank);
+    barrier_wait(m.barrier(SENT_MIXED), 0);
+    barrier_wait(m.barrier(FULL_PROJ), 0);
+    add_proj(m, p.proj, kept);
+    barrier_wait(m.barrier(SENT_ROWS), 0);
+    normalise<S, true>(m, p, rank);
+    barrier_wait(m.barrier(SENT_SECOND), 0);
+    barrier_wait(m.barrier(FULL_FC1), 0);
+    make_hidden(m, p.fc1, rank, exchange);
+    if (S::HERE)
+        barrier_wait(m.barrier(SENT_HIDDEN), 0);
+    else
+        cluster_sync();
+    barrier_wait(m.barrier(FULL_FC2), 0);
+    add_fc2(m, p.fc2, S::HERE ? m.at(m.hidden) : exchange, kept);
+}
+
+/* Bytes that each barrier counts. */
+template <class S>
+__device__ __forceinline__ void begin_barriers(const cluster_memory<S> &m, const swin_cluster_s8 &p, int rank)
+{
+    const int left = TOKENS - rank * S::OWN, own = left < 0 ? 0 : left < S::OWN ? left : S::OWN;
+    const int bytes[BARRIERS] = { S::PROJ * TILE,
+                                  (S::FC1 - S::PROJ) * TILE,
+                                  (S::FC2 - S::FC1) * TILE,
+                                  (S::TILES - S::FC2) * TILE,
+                                  TOKENS * S::C,
+                                  S::NORMED,
+                                  own * S::C * (p.proj.residual ? 3 : 1),
+                                  TOKENS * S::C,
+                                  S::HIDDEN };
+#pragma unroll
+    for (int i = 0; i < BARRIERS; i++) barrier_init(m.barrier(i), 1);
+    barrier_init_done();
+#pragma unroll
+    for (int i = 0; i < BARRIERS; i++) barrier_expect(m.barrier(i), bytes[i]);
 }
 
 template <class S, bool U8>
@@ -263,18 +379,14 @@ __global__ void __launch_bounds__(THREADS, 1)
 {
 #if SWIN_HAVE_WGMMA
     extern __shared__ __align__(1024) char smem_base[];
-    __shared__ __align__(8) uint64_t barriers[2 * S::SLOTS];
+    __shared__ __align__(8) uint64_t barriers[BARRIERS];
     __shared__ int rows[ROWS];
     const cluster_memory<S> m(smem_base, barriers, rows);
     const int window = blockIdx.x / S::BLOCKS, rank = blockIdx.x % S::BLOCKS;
-    if (threadIdx.x < S::SLOTS) {
-        barrier_init(m.full + 8 * threadIdx.x, 1);
-        barrier_init(m.empty + 8 * threadIdx.x, 4); /* the warps of the one warpgroup that reads */
-        barrier_init_done();
-    }
+    if (threadIdx.x == 0) begin_barriers(m, p, rank);
     __syncthreads();
     if (threadIdx.x >= CONSUMERS)
-        feed<S>(m, rank, w);
+        ask(m, rank, w);
     else
         consume<S, U8>(m, p, window, rank);
 #endif
@@ -359,10 +471,6 @@ extern "C" cudaError_t swin_cluster_s8_launch(cudaStream_t stream, const swin_cl
         return pick<256, 1>(stream, p, (int)windows);
     case 384:
         return pick<384, 1>(stream, p, (int)windows);
-    case 512:
-        return pick<512, 2>(stream, p, (int)windows);
-    case 768:
-        return pick<768, 2>(stream, p, (int)windows);
     default:
         return cudaErrorNotSupported;
     }

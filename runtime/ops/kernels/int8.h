@@ -173,22 +173,22 @@ typedef struct swin_attention_s8_args {
     bool image_order; /* q, k, v and out are in image order: the kernel gathers and scatters the windows */
 } swin_attention_s8_args;
 
-/* Bytes of a window's fragments between the blocks of a cluster, for each of 5 C columns: whole tiles of 49 rows. */
+/* Rows of a window of 49 in whole tiles. */
 enum { SWIN_CLUSTER_ROWS = 64 };
 
 /* A block of Swin V1 in place on x, which is fc2.y[0], in image order; inputs of the products are not read from memory.
- * qkv, fc1: codes, of attention's q, k, v and of y[0].rule. proj: added to x, the rest to `beside`; or codes to
- * `beside`, which is then fc2.local too. */
+ * qkv, fc1: codes, of attention's q, k, v and of y[0].rule. proj: added to x; or codes of y[0].rule, which wait
+ * beside x until fc2 is added: fc2.local, of which nothing is stored. */
 typedef struct swin_cluster_s8 {
     swin_norm norm1, norm2;
     swin_s8_rule input1, input2, mixed; /* codes of LayerNorm's outputs and of attention's */
     swin_gemm_s8 qkv, proj, fc1, fc2;
     swin_s8_local beside;             /* what the second LayerNorm sees with x */
     swin_attention_s8_args attention; /* its tensors have no data */
-    char *exchange;                   /* windows * SWIN_CLUSTER_ROWS * 5 C bytes */
+    char *exchange;                   /* windows * SWIN_CLUSTER_ROWS * 4 C bytes */
 } swin_cluster_s8;
 
-/* Hopper; windows of 49 tokens, rows of 96, 128, 192, 256, 384, 512 or 768 F16 values. cudaErrorNotSupported also where many
+/* Hopper; windows of 49 tokens, rows of 96, 128, 192, 256 or 384 F16 values. cudaErrorNotSupported also where many
  * windows make it the slower way. */
 cudaError_t swin_cluster_s8_launch(cudaStream_t stream, const swin_cluster_s8 *p);
 

@@ -289,13 +289,14 @@ static double ref_of_block(float *want, swin_rng *rng, const pair *x, const swin
     const size_t n = (size_t)(swin_windows_tokens(g) * x->h.cols);
     float *other = malloc(n * sizeof *other);
     CHECK(other != NULL, "no memory");
-    memcpy(want, x->host, n * sizeof *want);
+    const float *from = (const float *)x->host;
+    memcpy(want, from, n * sizeof *want);
     swin_tensor a = x->h, c = x->h;
     a.rows = c.rows = swin_windows_tokens(g), a.data = want, c.data = other;
     block_on_ref(&a, b, *g);
     double worst = INFINITY;
     for (int time = 0; time < 6; time++) {
-        for (size_t i = 0; i < n; i++) other[i] = x->host[i] * (float)(1 + 1e-7 * swin_rng_normal(rng));
+        for (size_t i = 0; i < n; i++) other[i] = from[i] * (float)(1 + 1e-7 * swin_rng_normal(rng));
         block_on_ref(&c, b, *g);
         worst = fmin(worst, swin_sqnr_db(other, want, n));
     }

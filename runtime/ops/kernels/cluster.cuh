@@ -26,15 +26,7 @@ __device__ __forceinline__ unsigned cluster_address(unsigned at, int block)
 }
 
 /* Stores to a block's shared memory (cluster_address), counted in bytes by a barrier there: who waits for it sees
- * them. */
-__device__ __forceinline__ void cluster_store(unsigned to, unsigned v, unsigned barrier)
-{
-#if SWIN_HAVE_WGMMA
-    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];\n" ::"r"(to),
-                 "r"(v), "r"(barrier)
-                 : "memory");
-#endif
-}
+ * them. A lane's is about a clock of the multiprocessor's time; cluster_copy is for more than a few. */
 __device__ __forceinline__ void cluster_store(unsigned to, uint2 v, unsigned barrier)
 {
 #if SWIN_HAVE_WGMMA
@@ -51,6 +43,19 @@ __device__ __forceinline__ void cluster_store(unsigned to, uint4 v, unsigned bar
         "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];\n" ::
             "r"(to),
         "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), "r"(barrier)
+        : "memory");
+#endif
+}
+
+/* `bytes` (a multiple of 16) of this block's shared memory, by the copy engine, for which fence_async_proxy has to come
+ * after the stores; counted as above. */
+__device__ __forceinline__ void cluster_copy(unsigned to, unsigned from, int bytes, unsigned barrier)
+{
+#if SWIN_HAVE_WGMMA
+    asm volatile(
+        "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];\n" ::
+            "r"(to),
+        "r"(from), "r"(bytes), "r"(barrier)
         : "memory");
 #endif
 }

@@ -80,7 +80,7 @@ template <class S, bool SECOND> struct norm_row {
 
     /* token: of the window; own: of this block's; where that is not `live`, zeros. */
     __device__ __forceinline__ void load(const cluster_memory<S> &m, const swin_cluster_s8 &p, int token,
-                                         int own, bool live)
+                                         int own, int lane, bool live)
     {
         const swin_s8_part &y = p.fc2.y[0];
         const char *kept = m.at(m.heads);
@@ -90,7 +90,7 @@ template <class S, bool SECOND> struct norm_row {
         const int8_t *codes = (const int8_t *)kept + S::OWN * S::C * 2 + own * S::C;
 #pragma unroll
         for (int i = 0; i < EACH; i++) {
-            const int at = s8_vector(threadIdx.x % GROUP, i, EACH);
+            const int at = s8_vector(lane, i, EACH);
             v[i].from(make_uint4(0, 0, 0, 0));
             if (!live || at >= S::C / 8) continue;
             v[i].from(here ? *(const uint4 *)(x + at * 8) : __ldcg((const uint4 *)(x + at * 8)));
@@ -99,38 +99,50 @@ template <class S, bool SECOND> struct norm_row {
     }
 };
 
-/* LayerNorm's codes of this block's rows to all blocks, as left operands. Groups of lanes that are too many for the rows
- * do the same rows, and share the blocks. The lanes' shares of a row are norm_s8.cu's, so are the bits. */
+/* LayerNorm's codes of this block's rows to all blocks, as left operands. The lanes' shares of a row are norm_s8.cu's, so
+ * are the bits. The last threads: they have nothing else to do while others add up proj. */
 template <class S, bool SECOND>
 __device__ __forceinline__ void normalise(const cluster_memory<S> &m, const swin_cluster_s8 &p, int rank)
 {
     using R = norm_row<S, SECOND>;
-    const int slot = threadIdx.x / R::GROUP, own = slot % S::OWN, copy = slot / S::OWN,
-              token = rank * S::OWN + own;
-    const bool live = copy < S::COPIES && token < TOKENS;
+    const int thread = (CONSUMERS / 32 - 1 - threadIdx.x / 32) * 32 + threadIdx.x % 32,
+              lane = thread % R::GROUP, own = thread / R::GROUP, first = rank * S::OWN, token = first + own,
+              rows = min(S::OWN, TOKENS - first);
+    const bool live = own < rows;
     const float *vectors = m.norms + (SECOND ? 2 * S::C : 0);
     const swin_norm n = { vectors, vectors + S::C, SECOND ? p.norm2.eps : p.norm1.eps };
     const swin_s8_rule &rule = SECOND ? p.input2 : p.input1;
+    constexpr int PITCH = S::BLOCKS == 1 ? ROWS
+                                         : S::OWN; /* rows of a block of 128 columns, here or on their way */
+    if (thread >= S::LANES) return;
     R r;
-    if (!__any_sync(0xffffffffu, live)) return;
-    r.load(m, p, token, own, live);
-    s8_normalise_row<R::EACH, true>(r.v, n, S::C, 1.f / S::C, threadIdx.x % R::GROUP, R::GROUP, R::EACH);
-    unsigned word[R::EACH][2];
+    r.load(m, p, token, own, lane, live);
+    s8_normalise_row<R::EACH, true>(r.v, n, S::C, 1.f / S::C, lane, R::GROUP, R::EACH);
 #pragma unroll
-    for (int i = 0; i < R::EACH; i++)
-        word[i][0] = s8_codes4(r.v[i].v, rule), word[i][1] = s8_codes4(r.v[i].v + 4, rule);
-    if (!live) return;
-    for (int block = copy; block < S::BLOCKS; block += S::COPIES) {
-        const unsigned to = cluster_address(m.normed, block),
-                       sent = cluster_address(m.barrier(SECOND ? SENT_SECOND : SENT_FIRST), block);
-#pragma unroll
-        for (int i = 0; i < R::EACH; i++) {
-            const int col = 8 * s8_vector(threadIdx.x % R::GROUP, i, R::EACH);
-            if (col >= S::C) continue;
-            cluster_store(to + fragment_word_at(token, S::C / 32, col), word[i][0], sent);
-            cluster_store(to + fragment_word_at(token, S::C / 32, col + 4), word[i][1], sent);
-        }
+    for (int i = 0; i < R::EACH; i++) {
+        const int at = s8_vector(lane, i, R::EACH), chunk = at % 16 / 2;
+        if (live && at < S::C / 8)
+            *(uint2 *)(m.at(S::BLOCKS == 1 ? m.normed : m.mixed) + (at / 16 * PITCH + own) * 128 +
+                       (chunk_at<128>(token, chunk) - token * 128) +
+                       at % 2 * 8) = make_uint2(s8_codes4(r.v[i].v, rule), s8_codes4(r.v[i].v + 4, rule));
     }
+    fence_async_proxy();
+    if (S::BLOCKS == 1) return;
+    threads_sync(2, S::LANES);
+    for (int i = thread; i < S::BLOCKS * S::K && rows > 0; i += S::LANES) {
+        const int k = i / S::BLOCKS, block = i % S::BLOCKS;
+        cluster_copy(cluster_address(m.normed + (k * ROWS + first) * 128, block), m.mixed + k * S::OWN * 128,
+                     rows * 128, cluster_address(m.barrier(SECOND ? SENT_SECOND : SENT_FIRST), block));
+    }
+}
+
+/* What other blocks, or this one's other threads, have made is there. */
+template <class S> __device__ __forceinline__ void await(const cluster_memory<S> &m, int sent)
+{
+    if (S::BLOCKS > 1)
+        barrier_wait(m.barrier(sent), 0);
+    else
+        threads_sync(1, CONSUMERS);
 }
 
 /* Sums of 32 columns to codes, four in a word: word[r][h] are columns 8 t + 4 h and up of the thread's r-th row. GELU
@@ -166,8 +178,8 @@ template <class S> __device__ __forceinline__ void make_qkv(const cluster_memory
 #pragma unroll 1
     for (int round = 0; round < (3 * H + WG - 1) / WG; round++) {
         const int job = min(WG * round + group, 3 * H - 1), part = job / H, head = job % H;
-        int sum[4][4] = {};
-        multiply<S::C, 1, false>(sum, m.at(m.normed), m.tiles + (S::QKV + job * S::K) * TILE, 0);
+        int sum[4][4];
+        multiply_rows<S::C>(sum, m.normed, m.tiles + (S::QKV + job * S::K) * TILE);
         unsigned word[2][2];
         words_of<S8_CODES>(word, sum, m.alpha + 32 * job, m.bias + 32 * job, NULL, p.after,
                            s8_span_of(part == 0   ? p.y[0].rule
@@ -187,19 +199,20 @@ template <class S, bool U8>
 __device__ __forceinline__ void make_mixed(const cluster_memory<S> &m, const swin_cluster_s8 &p, int rank)
 {
     constexpr int N = TOKENS, n8 = window_shape<N>::n8;
-    const swin_attention_s8_args &at = p.attention;
+    const swin_attention_s8_args &of = p.attention;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, tile = warp % 4, head = warp / 4;
     if (head >= S::HEADS) return;
     const float4 *table = m.table + warp * n8 * 32 + lane;
     unsigned word[4];
     attend<N, U8>(
         m.heads + head * 3 * window_shape<N>::tile, tile, [&](int j) { return table[j * 32]; },
-        at.a.scale * (at.q.scale * at.k.scale) * S8_LOG2E, at.prob_scale, at.v.scale,
+        of.a.scale * (of.q.scale * of.k.scale) * S8_LOG2E, of.prob_scale, of.v.scale,
         [&](int half, int c, const float(&v)[4]) { word[half + 2 * c] = s8_codes4(v, p.mixed); });
-    const unsigned to = m.mixed + fragment_at(tile, S::C / 32, rank * S::HEADS + head, lane);
-    for (int block = 0; block < S::BLOCKS; block++)
-        cluster_store(cluster_address(to, block), make_uint4(word[0], word[1], word[2], word[3]),
-                      cluster_address(m.barrier(SENT_MIXED), block));
+    const int at = fragment_at(tile, rank * S::HEADS + head, 0);
+    const unsigned from = S::BLOCKS == 1 ? m.mixed + at
+                                         : m.outgoing + warp * n8 * 512; /* this warp's of the table */
+    *(uint4 *)(m.at(from) + lane * 16) = make_uint4(word[0], word[1], word[2], word[3]);
+    if (S::BLOCKS > 1) send_fragment(m, m.mixed + at, from, SENT_MIXED);
 }
 
 /* What a thread has of x and beside it: eight columns of two rows, from before proj to after fc2. */
@@ -232,7 +245,8 @@ template <class S>
 __device__ __forceinline__ void add_proj(const cluster_memory<S> &m, const swin_gemm_s8 &p, kept_rows<S> &k)
 {
     int sum[4][4] = {};
-    multiply<S::C, S::SPLIT, false>(sum, m.at(m.mixed), m.tiles + (S::PROJ + k.n * S::K) * TILE, k.share);
+    multiply_fragments<S::C, S::SPLIT, false>(sum, m.at(m.mixed), m.tiles + (S::PROJ + k.n * S::K) * TILE,
+                                              k.share);
     add_shares(sum, m, k.n, k.share);
     if (k.share > 0) return;
     const float *alpha = m.alpha + m.PROJ, *bias = m.bias + m.PROJ;
@@ -270,26 +284,24 @@ template <class S>
 __device__ __forceinline__ void make_hidden(const cluster_memory<S> &m, const swin_gemm_s8 &p, int rank,
                                             char *exchange)
 {
-    const int group = group_of_warp(), row = threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
-    const s8_span to = s8_span_of(p.y[0].rule);
+    const int group = group_of_warp();
+    const s8_span span = s8_span_of(p.y[0].rule);
 #pragma unroll 1
     for (int round = 0; round < S::HEADS; round++) {
         const int job = WG * round + group, first = m.FC1 + 32 * job;
-        int sum[4][4] = {};
-        multiply<S::C, 1, false>(sum, m.at(m.normed), m.tiles + (S::FC1 + job * S::K) * TILE, 0);
+        int sum[4][4];
+        multiply_rows<S::C>(sum, m.normed, m.tiles + (S::FC1 + job * S::K) * TILE);
         unsigned word[2][2];
-        words_of<S8_GELU_CODES>(word, sum, m.alpha + first, m.bias + first, m.gelu + 32 * job, p.after, to);
+        words_of<S8_GELU_CODES>(word, sum, m.alpha + first, m.bias + first, m.gelu + 32 * job, p.after, span);
+        const int at = fragment_at(threadIdx.x / 32 % 4, rank * 4 * S::HEADS + job, 0);
+        const unsigned from = S::BLOCKS == 1 ? m.hidden + at
+                                             : m.outgoing + (round * 4 * WG + threadIdx.x / 32) * 512;
+        char *to = S::HERE ? m.at(from) : exchange + at;
+        /* columns 8 t + 4 h and up of two rows are neighbours in lane 2 (t % 2) + h of the row's four */
+        to += (threadIdx.x % 32 / 4 * 4 + threadIdx.x % 2 * 2) * 16 + threadIdx.x % 4 / 2 * 8;
 #pragma unroll
-        for (int h = 0; h < 2; h++) {
-            const int at = fragment_word_at(row, S::C / 8,
-                                            (rank * 4 * S::HEADS + job) * 32 + threadIdx.x % 4 * 8 + 4 * h);
-            const uint2 both =
-                make_uint2(word[0][h], word[1][h]); /* a lane's words of two rows are neighbours */
-            if (!S::HERE) *(uint2 *)(exchange + at) = both;
-            for (int block = 0; S::HERE && block < S::BLOCKS; block++)
-                cluster_store(cluster_address(m.hidden + at, block), both,
-                              cluster_address(m.barrier(SENT_HIDDEN), block));
-        }
+        for (int h = 0; h < 2; h++) *(uint2 *)(to + 16 * h) = make_uint2(word[0][h], word[1][h]);
+        if (S::HERE && S::BLOCKS > 1) send_fragment(m, m.hidden + at, from, SENT_HIDDEN);
     }
 }
 
@@ -299,8 +311,8 @@ __device__ __forceinline__ void add_fc2(const cluster_memory<S> &m, const swin_g
                                         const kept_rows<S> &k)
 {
     int sum[4][4] = {}, begin[4][4];
-    multiply<4 * S::C, S::SPLIT, !S::HERE>(sum, hidden, m.tiles + (S::FC2 + k.n * (4 * S::C / 128)) * TILE,
-                                           k.share);
+    multiply_fragments<4 * S::C, S::SPLIT, !S::HERE>(
+        sum, hidden, m.tiles + (S::FC2 + k.n * (4 * S::C / 128)) * TILE, k.share);
     add_shares(sum, m, k.n, k.share);
     if (k.share > 0) return;
     s8_begin<4>(begin, p, k.n0 + 32 * k.n);
@@ -332,20 +344,20 @@ __device__ __forceinline__ void consume(const cluster_memory<S> &m, const swin_c
     kept_rows<S> kept(m, rank);
     kept.load(p.fc2.y[0]);
     normalise<S, false>(m, p, rank);
-    barrier_wait(m.barrier(SENT_FIRST), 0);
+    await(m, SENT_FIRST);
     barrier_wait(m.barrier(FULL_QKV), 0);
     make_qkv(m, p.qkv);
     make_mixed<S, U8>(m, p, rank);
-    barrier_wait(m.barrier(SENT_MIXED), 0);
+    await(m, SENT_MIXED);
     barrier_wait(m.barrier(FULL_PROJ), 0);
     add_proj(m, p.proj, kept);
     barrier_wait(m.barrier(SENT_ROWS), 0);
     normalise<S, true>(m, p, rank);
-    barrier_wait(m.barrier(SENT_SECOND), 0);
+    await(m, SENT_SECOND);
     barrier_wait(m.barrier(FULL_FC1), 0);
     make_hidden(m, p.fc1, rank, exchange);
     if (S::HERE)
-        barrier_wait(m.barrier(SENT_HIDDEN), 0);
+        await(m, SENT_HIDDEN);
     else
         cluster_sync();
     barrier_wait(m.barrier(FULL_FC2), 0);
@@ -361,10 +373,10 @@ __device__ __forceinline__ void begin_barriers(const cluster_memory<S> &m, const
                                   (S::FC1 - S::PROJ) * TILE,
                                   (S::FC2 - S::FC1) * TILE,
                                   (S::TILES - S::FC2) * TILE,
-                                  TOKENS * S::C,
-                                  S::NORMED,
+                                  TOKENS * S::K * 128,
+                                  S::MIXED,
                                   own * S::C * (p.proj.residual ? 3 : 1),
-                                  TOKENS * S::C,
+                                  TOKENS * S::K * 128,
                                   S::HIDDEN };
 #pragma unroll
     for (int i = 0; i < BARRIERS; i++) barrier_init(m.barrier(i), 1);

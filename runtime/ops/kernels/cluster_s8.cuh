@@ -2,8 +2,9 @@
  * products of a window's rows.
  *
  * Weights lie in shared memory as tiles of 32 rows by 128 codes of k. A warpgroup makes 32 columns of a product at a
- * time, or where that leaves some idle, a share of k: INT32 sums do not mind. Left operands are the tensor cores'
- * fragments, 16 bytes for each lane, tile of 16 rows and step of 32 codes (fragment_at). */
+ * time, or where that leaves some idle, a share of k: INT32 sums do not mind. Left operands are rows of codes, in
+ * blocks of 128 columns with the 128-byte swizzle, or where a thread has what the tensor cores want, their fragments:
+ * 16 bytes for each lane, tile of 16 rows and step of 32 codes (fragment_at). */
 #pragma once
 
 #include "runtime/ops/kernels/attention_s8_mma.cuh"
@@ -21,23 +22,30 @@ constexpr int TILE = 32 * 128, ROWS = 64, TOKENS = 49, WG = 4, CONSUMERS = 128 *
 /* HEADS of C / 32 in each block, so C / 32 / HEADS blocks for a window. */
 template <int C_, int HEADS_> struct cluster_shape {
     static constexpr int C = C_, HEADS = HEADS_, BLOCKS = C / 32 / HEADS;
-    static constexpr int SPLIT = WG / HEADS; /* shares of k for proj and fc2 */
-    /* tokens whose rows a block normalises, and how many of its threads' groups do so for each */
-    static constexpr int OWN = (TOKENS + BLOCKS - 1) / BLOCKS, COPIES = CONSUMERS / fused_group<C> / OWN;
+    static constexpr int SPLIT = WG / HEADS;                   /* shares of k for proj and fc2 */
+    static constexpr int OWN = (TOKENS + BLOCKS - 1) / BLOCKS; /* tokens whose rows a block normalises... */
+    static constexpr int LANES = (OWN * fused_group<C> + 31) / 32 *
+                                 32; /* ...and by how many of its last threads */
     /* tiles before each product's first */
     static constexpr int K = (C + 127) / 128, QKV = 0, PROJ = 3 * HEADS * K, FC1 = PROJ + HEADS * K,
                          FC2 = FC1 + 4 * HEADS * K, TILES = FC2 + HEADS * (4 * C / 128);
     /* bytes: of left operands; of q, k, v, where rows lie between the halves, later; of position bias and mask */
-    static constexpr int NORMED = ROWS * C, HIDDEN = 4 * ROWS * C,
+    static constexpr int NORMED = ROWS * 128 * K, MIXED = ROWS * C, HIDDEN = 4 * ROWS * C,
                          QKV_CODES = HEADS * 3 * window_shape<TOKENS>::tile,
                          TABLE = HEADS * 4 * window_shape<TOKENS>::n8 * 32 * 16,
                          VECTORS = (HEADS * (288 * 2 + 128) + 4 * C) * 4;
-    static constexpr int LEAST = TILES * TILE + 2 * NORMED + QKV_CODES + TABLE + VECTORS, MOST = 226 << 10;
+    static constexpr int LEAST = TILES * TILE + NORMED + MIXED + QKV_CODES + TABLE + VECTORS,
+                         MOST = 226 << 10;
     /* The hidden layer's codes: here, or where the table was, or else in global memory. */
     static constexpr bool IN_TABLE = HIDDEN <= TABLE, HERE = IN_TABLE || LEAST + HIDDEN <= MOST;
     static constexpr int SHARED = LEAST + (HERE && !IN_TABLE ? HIDDEN : 0);
-    static_assert(C % (32 * HEADS) == 0 && HEADS <= WG && COPIES > 0 && SHARED <= MOST, "a block's share");
+    static_assert(C % (32 * HEADS) == 0 && HEADS <= WG && LANES <= CONSUMERS && SHARED <= MOST,
+                  "a block's share");
     static_assert(OWN * C * 3 <= QKV_CODES, "rows where q, k and v were");
+    /* What is on its way to other blocks: rows where attention's codes are later or were (SPLIT > 1: all have read
+     * them), fragments of a warp where position bias and mask were. */
+    static_assert(BLOCKS == 1 || (SPLIT > 1 && K * OWN * 128 <= MIXED && 4 * WG * HEADS * 512 <= TABLE),
+                  "outgoing");
     static_assert((SPLIT - 1) * HEADS * 128 * 16 * 4 <= PROJ * TILE, "sums where qkv's weight was");
 };
 
@@ -57,8 +65,8 @@ enum {
 
 template <class S> struct cluster_memory {
     unsigned tiles, barriers;
-    unsigned normed, mixed, hidden; /* left operands: of qkv and fc1, of proj, of fc2 */
-    unsigned heads;                 /* q, k, v */
+    unsigned normed, mixed, hidden; /* left operands: of qkv and fc1 (rows), of proj and fc2 (fragments) */
+    unsigned heads, outgoing;       /* q, k, v; fragments on their way */
     char *base;                     /* what `tiles` is the address of */
     float4 *table;                  /* position bias and mask */
     float *alpha, *bias, *gelu; /* of this block's columns: q, k, v, then proj, fc1, fc2; GELU's factors */
@@ -69,10 +77,10 @@ template <class S> struct cluster_memory {
     __device__ __forceinline__ cluster_memory(char *smem, uint64_t *barriers_at, int *tokens)
     {
         base = smem, tiles = shared_address(smem), barriers = shared_address(barriers_at), rows = tokens;
-        normed = tiles + S::TILES * TILE, mixed = normed + S::NORMED, heads = mixed + S::NORMED;
+        normed = tiles + S::TILES * TILE, mixed = normed + S::NORMED, heads = mixed + S::MIXED;
         const unsigned bias_at = heads + S::QKV_CODES, vectors = bias_at + S::TABLE;
         hidden = S::IN_TABLE ? bias_at : vectors + S::VECTORS;
-        table = (float4 *)at(bias_at);
+        outgoing = bias_at, table = (float4 *)at(bias_at);
         alpha = (float *)at(vectors), bias = alpha + 288 * S::HEADS, gelu = bias + 288 * S::HEADS;
         norms = gelu + 128 * S::HEADS;
     }
@@ -81,16 +89,21 @@ template <class S> struct cluster_memory {
 };
 
 /* Where a lane's share of a left operand lies. */
-__device__ __forceinline__ int fragment_at(int tile, int steps, int step, int lane)
+__device__ __forceinline__ int fragment_at(int tile, int step, int lane)
 {
-    return ((tile * steps + step) * 32 + lane) * 16;
+    return ((step * 4 + tile) * 32 + lane) * 16;
 }
 
-/* Where four codes of a row lie in it, columns col and up. */
-__device__ __forceinline__ int fragment_word_at(int row, int steps, int col)
+/* A warp's fragment, at `from` in this block, to `to` in every block's shared memory. */
+template <class S>
+__device__ __forceinline__ void send_fragment(const cluster_memory<S> &m, unsigned to, unsigned from,
+                                              int sent)
 {
-    return fragment_at(row / 16, steps, col / 32, row % 8 * 4 + col % 16 / 4) + row % 16 / 8 * 4 +
-           col % 32 / 16 * 8;
+    const int block = threadIdx.x % 32;
+    fence_async_proxy();
+    __syncwarp();
+    if (block < S::BLOCKS)
+        cluster_copy(cluster_address(to, block), from, 512, cluster_address(m.barrier(sent), block));
 }
 
 /* ---- weights
@@ -133,16 +146,30 @@ __device__ __forceinline__ int group_of_warp()
     return __shfl_sync(0xffffffffu, threadIdx.x / 128, 0);
 }
 
-/* sums += fragments times 32 columns, whose tiles begin at `tiles`: those of k share, share + SHARES, ..., none of them
- * past COLS codes. GLOBAL: fragments that other blocks wrote to memory. */
+/* sums = rows of C codes in shared memory times 32 columns, whose tiles begin at `tiles`. */
+template <int C>
+__device__ __forceinline__ void multiply_rows(int (&sum)[4][4], unsigned rows, unsigned tiles)
+{
+    wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < C / 32; step++)
+        wgmma_s8<32>::run(sum, wgmma_operand(rows + step / 4 * ROWS * 128) + 2 * (step % 4),
+                          wgmma_operand(tiles + step / 4 * TILE) + 2 * (step % 4), step > 0);
+    wgmma_commit();
+    wgmma_wait<0>();
+}
+
+/* sums += fragments of COLS codes times the same: those of k share, share + SHARES, ... GLOBAL: fragments that other
+ * blocks wrote to memory. */
 template <int COLS, int SHARES, bool GLOBAL>
-__device__ __forceinline__ void multiply(int (&sum)[4][4], const char *fragments, unsigned tiles, int share)
+__device__ __forceinline__ void multiply_fragments(int (&sum)[4][4], const char *fragments, unsigned tiles,
+                                                   int share)
 {
     constexpr int K = (COLS + 127) / 128, EACH = (K + SHARES - 1) / SHARES,
                   TOGETHER = EACH % 3 == 0   ? 3
                              : EACH % 2 == 0 ? 2
                                              : 1;
-    const char *from = fragments + fragment_at(threadIdx.x / 32 % 4, COLS / 32, 0, threadIdx.x % 32);
+    const char *from = fragments + fragment_at(threadIdx.x / 32 % 4, 0, threadIdx.x % 32);
 #pragma unroll 1
     for (int first = 0; first < EACH; first += TOGETHER) {
         unsigned a[TOGETHER][4][4];
@@ -153,7 +180,7 @@ __device__ __forceinline__ void multiply(int (&sum)[4][4], const char *fragments
                 const int at = 4 * (share + (first + i) * SHARES) + step;
                 uint4 v = make_uint4(0, 0, 0, 0);
                 if (at < COLS / 32) {
-                    const uint4 *p = (const uint4 *)(from + at * 512);
+                    const uint4 *p = (const uint4 *)(from + fragment_at(0, at, 0));
                     v = GLOBAL ? __ldcg(p) : *p;
                 }
                 a[i][step][0] = v.x, a[i][step][1] = v.y, a[i][step][2] = v.z, a[i][step][3] = v.w;

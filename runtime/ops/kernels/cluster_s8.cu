@@ -112,37 +112,33 @@ __device__ __forceinline__ void normalise(const cluster_memory<S> &m, const swin
     const float *vectors = m.norms + (SECOND ? 2 * S::C : 0);
     const swin_norm n = { vectors, vectors + S::C, SECOND ? p.norm2.eps : p.norm1.eps };
     const swin_s8_rule &rule = SECOND ? p.input2 : p.input1;
-    constexpr int PITCH = S::BLOCKS == 1 ? ROWS
-                                         : S::OWN; /* rows of a block of 128 columns, here or on their way */
+    const int sent = SECOND ? SENT_SECOND : SENT_FIRST;
     if (thread >= S::LANES) return;
     R r;
     r.load(m, p, token, own, lane, live);
     s8_normalise_row<R::EACH, true>(r.v, n, S::C, 1.f / S::C, lane, R::GROUP, R::EACH);
 #pragma unroll
     for (int i = 0; i < R::EACH; i++) {
-        const int at = s8_vector(lane, i, R::EACH), chunk = at % 16 / 2;
+        const int at = s8_vector(lane, i, R::EACH);
         if (live && at < S::C / 8)
-            *(uint2 *)(m.at(S::BLOCKS == 1 ? m.normed : m.mixed) + (at / 16 * PITCH + own) * 128 +
-                       (chunk_at<128>(token, chunk) - token * 128) +
+            *(uint2 *)(m.at(m.normed) + at / 16 * ROWS * 128 + chunk_at<128>(token, at % 16 / 2) +
                        at % 2 * 8) = make_uint2(s8_codes4(r.v[i].v, rule), s8_codes4(r.v[i].v + 4, rule));
     }
     fence_async_proxy();
-    if (S::BLOCKS == 1) return;
     threads_sync(2, S::LANES);
+    if (thread % 32 == 0) barrier_arrive(m.barrier(sent));
     for (int i = thread; i < S::BLOCKS * S::K && rows > 0; i += S::LANES) {
-        const int k = i / S::BLOCKS, block = i % S::BLOCKS;
-        cluster_copy(cluster_address(m.normed + (k * ROWS + first) * 128, block), m.mixed + k * S::OWN * 128,
-                     rows * 128, cluster_address(m.barrier(SECOND ? SENT_SECOND : SENT_FIRST), block));
+        const int block = i % S::BLOCKS;
+        const unsigned at = m.normed + (i / S::BLOCKS * ROWS + first) * 128;
+        if (block != rank)
+            cluster_copy(cluster_address(at, block), at, rows * 128, cluster_address(m.barrier(sent), block));
     }
 }
 
-/* What other blocks, or this one's other threads, have made is there. */
+/* What this block and the others have sent here. */
 template <class S> __device__ __forceinline__ void await(const cluster_memory<S> &m, int sent)
 {
-    if (S::BLOCKS > 1)
-        barrier_wait(m.barrier(sent), 0);
-    else
-        threads_sync(1, CONSUMERS);
+    barrier_wait(m.barrier(sent), 0);
 }
 
 /* Sums of 32 columns to codes, four in a word: word[r][h] are columns 8 t + 4 h and up of the thread's r-th row. GELU
@@ -208,11 +204,9 @@ __device__ __forceinline__ void make_mixed(const cluster_memory<S> &m, const swi
         m.heads + head * 3 * window_shape<N>::tile, tile, [&](int j) { return table[j * 32]; },
         of.a.scale * (of.q.scale * of.k.scale) * S8_LOG2E, of.prob_scale, of.v.scale,
         [&](int half, int c, const float(&v)[4]) { word[half + 2 * c] = s8_codes4(v, p.mixed); });
-    const int at = fragment_at(tile, rank * S::HEADS + head, 0);
-    const unsigned from = S::BLOCKS == 1 ? m.mixed + at
-                                         : m.outgoing + warp * n8 * 512; /* this warp's of the table */
-    *(uint4 *)(m.at(from) + lane * 16) = make_uint4(word[0], word[1], word[2], word[3]);
-    if (S::BLOCKS > 1) send_fragment(m, m.mixed + at, from, SENT_MIXED);
+    const unsigned to = m.mixed + fragment_at(tile, rank * S::HEADS + head, 0);
+    *(uint4 *)(m.at(to) + lane * 16) = make_uint4(word[0], word[1], word[2], word[3]);
+    send_fragment(m, to, SENT_MIXED, rank);
 }
 
 /* What a thread has of x and beside it: eight columns of two rows, from before proj to after fc2. */
@@ -294,14 +288,12 @@ __device__ __forceinline__ void make_hidden(const cluster_memory<S> &m, const sw
         unsigned word[2][2];
         words_of<S8_GELU_CODES>(word, sum, m.alpha + first, m.bias + first, m.gelu + 32 * job, p.after, span);
         const int at = fragment_at(threadIdx.x / 32 % 4, rank * 4 * S::HEADS + job, 0);
-        const unsigned from = S::BLOCKS == 1 ? m.hidden + at
-                                             : m.outgoing + (round * 4 * WG + threadIdx.x / 32) * 512;
-        char *to = S::HERE ? m.at(from) : exchange + at;
         /* columns 8 t + 4 h and up of two rows are neighbours in lane 2 (t % 2) + h of the row's four */
-        to += (threadIdx.x % 32 / 4 * 4 + threadIdx.x % 2 * 2) * 16 + threadIdx.x % 4 / 2 * 8;
+        char *to = (S::HERE ? m.at(m.hidden) : exchange) + at +
+                   (threadIdx.x % 32 / 4 * 4 + threadIdx.x % 2 * 2) * 16 + threadIdx.x % 4 / 2 * 8;
 #pragma unroll
         for (int h = 0; h < 2; h++) *(uint2 *)(to + 16 * h) = make_uint2(word[0][h], word[1][h]);
-        if (S::HERE && S::BLOCKS > 1) send_fragment(m, m.hidden + at, from, SENT_HIDDEN);
+        if (S::HERE) send_fragment(m, m.hidden + at, SENT_HIDDEN, rank);
     }
 }
 
@@ -345,44 +337,46 @@ __device__ __forceinline__ void consume(const cluster_memory<S> &m, const swin_c
     kept.load(p.fc2.y[0]);
     normalise<S, false>(m, p, rank);
     await(m, SENT_FIRST);
-    barrier_wait(m.barrier(FULL_QKV), 0);
+    await(m, FULL_QKV);
     make_qkv(m, p.qkv);
     make_mixed<S, U8>(m, p, rank);
     await(m, SENT_MIXED);
-    barrier_wait(m.barrier(FULL_PROJ), 0);
+    await(m, FULL_PROJ);
     add_proj(m, p.proj, kept);
-    barrier_wait(m.barrier(SENT_ROWS), 0);
+    await(m, SENT_ROWS);
     normalise<S, true>(m, p, rank);
     await(m, SENT_SECOND);
-    barrier_wait(m.barrier(FULL_FC1), 0);
+    await(m, FULL_FC1);
     make_hidden(m, p.fc1, rank, exchange);
     if (S::HERE)
         await(m, SENT_HIDDEN);
     else
         cluster_sync();
-    barrier_wait(m.barrier(FULL_FC2), 0);
+    await(m, FULL_FC2);
     add_fc2(m, p.fc2, S::HERE ? m.at(m.hidden) : exchange, kept);
 }
 
-/* Bytes that each barrier counts. */
+/* What each barrier waits for: bytes from other blocks or from memory, arrivals of this one's warps. */
 template <class S>
 __device__ __forceinline__ void begin_barriers(const cluster_memory<S> &m, const swin_cluster_s8 &p, int rank)
 {
+    constexpr int H = S::HEADS, NORMS = S::LANES / 32;
     const int left = TOKENS - rank * S::OWN, own = left < 0 ? 0 : left < S::OWN ? left : S::OWN;
-    const int bytes[BARRIERS] = { S::PROJ * TILE,
-                                  (S::FC1 - S::PROJ) * TILE,
-                                  (S::FC2 - S::FC1) * TILE,
-                                  (S::TILES - S::FC2) * TILE,
-                                  TOKENS * S::K * 128,
-                                  S::MIXED,
-                                  own * S::C * (p.proj.residual ? 3 : 1),
-                                  TOKENS * S::K * 128,
-                                  S::HIDDEN };
+    const int others = (TOKENS - own) * S::K * 128;
+    const int2 all[BARRIERS] = { { S::PROJ * TILE, 0 },
+                                 { (S::FC1 - S::PROJ) * TILE, 0 },
+                                 { (S::FC2 - S::FC1) * TILE, 0 },
+                                 { (S::TILES - S::FC2) * TILE, 0 },
+                                 { others, NORMS },
+                                 { S::MIXED - H * 32 * ROWS, 4 * H },
+                                 { own * S::C * (p.proj.residual ? 3 : 1), 0 },
+                                 { others, NORMS },
+                                 { S::HIDDEN - H * 128 * ROWS, 4 * WG * H } };
 #pragma unroll
-    for (int i = 0; i < BARRIERS; i++) barrier_init(m.barrier(i), 1);
+    for (int i = 0; i < BARRIERS; i++) barrier_init(m.barrier(i), 1 + all[i].y);
     barrier_init_done();
 #pragma unroll
-    for (int i = 0; i < BARRIERS; i++) barrier_expect(m.barrier(i), bytes[i]);
+    for (int i = 0; i < BARRIERS; i++) barrier_expect(m.barrier(i), all[i].x);
 }
 
 template <class S, bool U8>
@@ -425,7 +419,7 @@ template <class S, bool U8> cudaError_t launch(cudaStream_t stream, const swin_c
             cudaGetLastError(), most = 0; /* a chip with less */
         at_once = most;
     }
-    if (windows > 2 * at_once) return cudaErrorNotSupported;
+    if (windows > at_once) return cudaErrorNotSupported; /* then the operators one by one are faster */
     if (!swin_codes_map(&w.qkv, p->qkv.dealt, 3 * S::C, S::C, S::C, 32) ||
         !swin_codes_map(&w.proj, p->proj.dealt, S::C, S::C, S::C, 32) ||
         !swin_codes_map(&w.fc1, p->fc1.dealt, 4 * S::C, S::C, S::C, 32) ||

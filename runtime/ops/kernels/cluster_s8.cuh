@@ -42,10 +42,6 @@ template <int C_, int HEADS_> struct cluster_shape {
     static_assert(C % (32 * HEADS) == 0 && HEADS <= WG && LANES <= CONSUMERS && SHARED <= MOST,
                   "a block's share");
     static_assert(OWN * C * 3 <= QKV_CODES, "rows where q, k and v were");
-    /* What is on its way to other blocks: rows where attention's codes are later or were (SPLIT > 1: all have read
-     * them), fragments of a warp where position bias and mask were. */
-    static_assert(BLOCKS == 1 || (SPLIT > 1 && K * OWN * 128 <= MIXED && 4 * WG * HEADS * 512 <= TABLE),
-                  "outgoing");
     static_assert((SPLIT - 1) * HEADS * 128 * 16 * 4 <= PROJ * TILE, "sums where qkv's weight was");
 };
 
@@ -66,7 +62,7 @@ enum {
 template <class S> struct cluster_memory {
     unsigned tiles, barriers;
     unsigned normed, mixed, hidden; /* left operands: of qkv and fc1 (rows), of proj and fc2 (fragments) */
-    unsigned heads, outgoing;       /* q, k, v; fragments on their way */
+    unsigned heads;                 /* q, k, v */
     char *base;                     /* what `tiles` is the address of */
     float4 *table;                  /* position bias and mask */
     float *alpha, *bias, *gelu; /* of this block's columns: q, k, v, then proj, fc1, fc2; GELU's factors */
@@ -80,7 +76,7 @@ template <class S> struct cluster_memory {
         normed = tiles + S::TILES * TILE, mixed = normed + S::NORMED, heads = mixed + S::MIXED;
         const unsigned bias_at = heads + S::QKV_CODES, vectors = bias_at + S::TABLE;
         hidden = S::IN_TABLE ? bias_at : vectors + S::VECTORS;
-        outgoing = bias_at, table = (float4 *)at(bias_at);
+        table = (float4 *)at(bias_at);
         alpha = (float *)at(vectors), bias = alpha + 288 * S::HEADS, gelu = bias + 288 * S::HEADS;
         norms = gelu + 128 * S::HEADS;
     }
@@ -94,16 +90,16 @@ __device__ __forceinline__ int fragment_at(int tile, int step, int lane)
     return ((step * 4 + tile) * 32 + lane) * 16;
 }
 
-/* A warp's fragment, at `from` in this block, to `to` in every block's shared memory. */
+/* A warp's fragment at `at` in this block's shared memory to the same place in all others'. */
 template <class S>
-__device__ __forceinline__ void send_fragment(const cluster_memory<S> &m, unsigned to, unsigned from,
-                                              int sent)
+__device__ __forceinline__ void send_fragment(const cluster_memory<S> &m, unsigned at, int sent, int rank)
 {
-    const int block = threadIdx.x % 32;
+    const int lane = threadIdx.x % 32;
     fence_async_proxy();
     __syncwarp();
-    if (block < S::BLOCKS)
-        cluster_copy(cluster_address(to, block), from, 512, cluster_address(m.barrier(sent), block));
+    if (lane == 0) barrier_arrive(m.barrier(sent));
+    if (lane < S::BLOCKS && lane != rank)
+        cluster_copy(cluster_address(at, lane), at, 512, cluster_address(m.barrier(sent), lane));
 }
 
 /* ---- weights

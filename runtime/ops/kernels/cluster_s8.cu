@@ -43,7 +43,7 @@ __device__ __forceinline__ void load_factors(const cluster_memory<S> &m, const s
     }
 }
 
-/* Bias and mask of the scores that this thread is to see. */
+/* Bias and mask of the scores that this thread is to see, and the head's scales. */
 template <class S>
 __device__ __forceinline__ void load_table(const cluster_memory<S> &m, const swin_attention_s8_args &p,
                                            int rank, int window)
@@ -57,6 +57,10 @@ __device__ __forceinline__ void load_table(const cluster_memory<S> &m, const swi
                      p.a.mask ? p.a.mask + position * N * N : NULL, 16 * tile + lane / 4, 0);
 #pragma unroll
     for (int j = 0; j < n8; j++) m.table[(warp * n8 + j) * 32 + lane] = bias[j];
+    const int col = (int)head * 32;
+    if (threadIdx.x % 128 == 0)
+        m.scales[warp / 4] = make_float2(
+            p.a.scale * (s8_scale_in(p.q, col) * s8_scale_in(p.k, col)) * S8_LOG2E, s8_scale_in(p.v, col));
 }
 
 template <int C> __device__ __forceinline__ void load_norms(float *to, const swin_norm &a, const swin_norm &b)
@@ -195,14 +199,14 @@ template <class S, bool U8>
 __device__ __forceinline__ void make_mixed(const cluster_memory<S> &m, const swin_cluster_s8 &p, int rank)
 {
     constexpr int N = TOKENS, n8 = window_shape<N>::n8;
-    const swin_attention_s8_args &of = p.attention;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, tile = warp % 4, head = warp / 4;
     if (head >= S::HEADS) return;
     const float4 *table = m.table + warp * n8 * 32 + lane;
+    const float2 scale = m.scales[head];
     unsigned word[4];
     attend<N, U8>(
-        m.heads + head * 3 * window_shape<N>::tile, tile, [&](int j) { return table[j * 32]; },
-        of.a.scale * (of.q.scale * of.k.scale) * S8_LOG2E, of.prob_scale, of.v.scale,
+        m.heads + head * 3 * window_shape<N>::tile, tile, [&](int j) { return table[j * 32]; }, scale.x,
+        p.attention.prob_scale, scale.y,
         [&](int half, int c, const float(&v)[4]) { word[half + 2 * c] = s8_codes4(v, p.mixed); });
     const unsigned to = m.mixed + fragment_at(tile, rank * S::HEADS + head, 0);
     *(uint4 *)(m.at(to) + lane * 16) = make_uint4(word[0], word[1], word[2], word[3]);
@@ -463,8 +467,11 @@ extern "C" cudaError_t swin_cluster_s8_launch(cudaStream_t stream, const swin_cl
     if (!swin_wgmma_available() || g->window != 7 || p->attention.a.head_size != 32 || windows > 1 << 20)
         return cudaErrorNotSupported;
     if (!plain(&p->qkv) || !plain(&p->proj) || !plain(&p->fc1) || p->fc2.afters || !p->fc2.dealt ||
-        !aligned(p, c) || (p->fc1.after > 0 && p->fc1.y[0].shrink))
+        !aligned(p, c))
         return cudaErrorNotSupported;
+    for (int i = 0; i < 3; i++)
+        if (!swin_s8_lean_shrink(&p->qkv, i)) return cudaErrorNotSupported;
+    if (p->fc1.after > 0 && p->fc1.y[0].shrink) return cudaErrorNotSupported;
     if (windows == 0) return cudaSuccess;
     switch (c) {
     case 96:

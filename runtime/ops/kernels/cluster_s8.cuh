@@ -33,7 +33,7 @@ template <int C_, int HEADS_> struct cluster_shape {
     static constexpr int NORMED = ROWS * 128 * K, MIXED = ROWS * C, HIDDEN = 4 * ROWS * C,
                          QKV_CODES = HEADS * 3 * window_shape<TOKENS>::tile,
                          TABLE = HEADS * 4 * window_shape<TOKENS>::n8 * 32 * 16,
-                         VECTORS = (HEADS * (288 * 2 + 128) + 4 * C) * 4;
+                         VECTORS = (HEADS * (288 * 2 + 128 + 4) + 4 * C) * 4;
     static constexpr int LEAST = TILES * TILE + NORMED + MIXED + QKV_CODES + TABLE + VECTORS,
                          MOST = 226 << 10;
     /* The hidden layer's codes: here, or where the table was, or else in global memory. */
@@ -67,6 +67,7 @@ template <class S> struct cluster_memory {
     float4 *table;                  /* position bias and mask */
     float *alpha, *bias, *gelu; /* of this block's columns: q, k, v, then proj, fc1, fc2; GELU's factors */
     float *norms;               /* gamma and beta of both norms */
+    float2 *scales;             /* of a head: of sums of q and k, in units of log 2; of v */
     int *rows;                  /* which of x's rows is a token; -1: none */
     static constexpr int PROJ = 96 * S::HEADS, FC1 = 128 * S::HEADS, FC2 = 256 * S::HEADS; /* first columns */
 
@@ -78,7 +79,7 @@ template <class S> struct cluster_memory {
         hidden = S::IN_TABLE ? bias_at : vectors + S::VECTORS;
         table = (float4 *)at(bias_at);
         alpha = (float *)at(vectors), bias = alpha + 288 * S::HEADS, gelu = bias + 288 * S::HEADS;
-        norms = gelu + 128 * S::HEADS;
+        norms = gelu + 128 * S::HEADS, scales = (float2 *)(norms + 4 * S::C);
     }
     __device__ __forceinline__ char *at(unsigned address) const { return base + (address - tiles); }
     __device__ __forceinline__ unsigned barrier(int which) const { return barriers + 8 * which; }

@@ -88,7 +88,8 @@ static void test_attention(void **state)
     }
 }
 
-/* Every kernel, and blocks that walk several images. */
+/* Every kernel, and blocks that walk several images. Windows of 576 tokens as codes: in a head of small scores every
+ * probability is near half a step, and one that falls the other way is a fiftieth of its row. */
 static void test_own_scales(void **state)
 {
     (void)state;
@@ -98,10 +99,10 @@ static void test_own_scales(void **state)
         int images, window, heads, d, shift;
         swin_dtype t;
     } cases[] = {
-        { 2, 7, 3, 32, 3, SWIN_S8 },    { 2, 7, 6, 32, 0, SWIN_F32 },  { 2, 8, 4, 32, 4, SWIN_S8 },
-        { 2, 12, 3, 32, 6, SWIN_S8 },   { 2, 8, 4, 24, 4, SWIN_S8 },   { 2, 16, 3, 32, 8, SWIN_S8 },
-        { 2, 24, 2, 32, 12, SWIN_F16 }, { 2, 5, 2, 17, 2, SWIN_S8 },   { 2, 7, 2, 24, 3, SWIN_F16 },
-        { 25, 7, 12, 32, 3, SWIN_S8 },  { 17, 12, 4, 32, 6, SWIN_S8 },
+        { 2, 7, 3, 32, 3, SWIN_S8 },   { 2, 7, 6, 32, 0, SWIN_F32 },  { 2, 8, 4, 32, 4, SWIN_S8 },
+        { 2, 12, 3, 32, 6, SWIN_S8 },  { 2, 8, 4, 24, 4, SWIN_S8 },   { 2, 16, 3, 32, 8, SWIN_S8 },
+        { 2, 24, 2, 32, 12, SWIN_S8 }, { 2, 5, 2, 17, 2, SWIN_S8 },   { 2, 7, 2, 24, 3, SWIN_F16 },
+        { 25, 7, 12, 32, 3, SWIN_S8 }, { 17, 12, 4, 32, 6, SWIN_S8 },
     };
     for (int kind = 0; kind < 2; kind++) {
         for (size_t i = 0; i < (brief ? 6 : SWIN_COUNT(cases)); i++)

@@ -245,7 +245,7 @@ __device__ __forceinline__ void add_proj(const cluster_memory<S> &m, const swin_
     int sum[4][4] = {};
     multiply_fragments<S::C, S::SPLIT, false>(sum, m.at(m.mixed), m.tiles + (S::PROJ + k.n * S::K) * TILE,
                                               k.share);
-    add_shares(sum, m, k.n, k.share);
+    add_shares(sum, m, k.n, k.share, S::QKV);
     if (k.share > 0) return;
     const float *alpha = m.alpha + m.PROJ, *bias = m.bias + m.PROJ;
     unsigned word[2][2];
@@ -309,7 +309,7 @@ __device__ __forceinline__ void add_fc2(const cluster_memory<S> &m, const swin_g
     int sum[4][4] = {}, begin[4][4];
     multiply_fragments<4 * S::C, S::SPLIT, !S::HERE>(
         sum, hidden, m.tiles + (S::FC2 + k.n * (4 * S::C / 128)) * TILE, k.share);
-    add_shares(sum, m, k.n, k.share);
+    add_shares(sum, m, k.n, k.share, S::FC1);
     if (k.share > 0) return;
     s8_begin<4>(begin, p, k.n0 + 32 * k.n);
 #pragma unroll
@@ -360,7 +360,7 @@ __device__ __forceinline__ void consume(const cluster_memory<S> &m, const swin_c
     add_fc2(m, p.fc2, S::HERE ? m.at(m.hidden) : exchange, kept);
 }
 
-/* What each barrier waits for: bytes from other blocks or from memory, arrivals of this one's warps. */
+/* What each barrier waits for: bytes from other blocks or from memory, arrivals of this one's warps or threads. */
 template <class S>
 __device__ __forceinline__ void begin_barriers(const cluster_memory<S> &m, const swin_cluster_s8 &p, int rank)
 {
@@ -372,10 +372,10 @@ __device__ __forceinline__ void begin_barriers(const cluster_memory<S> &m, const
                                  { (S::FC2 - S::FC1) * TILE, 0 },
                                  { (S::TILES - S::FC2) * TILE, 0 },
                                  { others, NORMS },
-                                 { S::MIXED - H * 32 * ROWS, 4 * H },
+                                 { S::MIXED - H * 32 * ROWS, 4 * H * 32 },
                                  { own * S::C * (p.proj.residual ? 3 : 1), 0 },
                                  { others, NORMS },
-                                 { S::HIDDEN - H * 128 * ROWS, 4 * WG * H } };
+                                 { S::HIDDEN - H * 128 * ROWS, 4 * WG * H * 32 } };
 #pragma unroll
     for (int i = 0; i < BARRIERS; i++) barrier_init(m.barrier(i), 1 + all[i].y);
     barrier_init_done();

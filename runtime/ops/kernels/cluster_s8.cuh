@@ -42,7 +42,8 @@ template <int C_, int HEADS_> struct cluster_shape {
     static_assert(C % (32 * HEADS) == 0 && HEADS <= WG && LANES <= CONSUMERS && SHARED <= MOST,
                   "a block's share");
     static_assert(OWN * C * 3 <= QKV_CODES, "rows where q, k and v were");
-    static_assert((SPLIT - 1) * HEADS * 128 * 16 * 4 <= PROJ * TILE, "sums where qkv's weight was");
+    static_assert((SPLIT - 1) * HEADS * 128 * 16 * 4 <= PROJ * TILE && PROJ <= FC2 - FC1,
+                  "sums where weights were");
 };
 
 /* Barriers: of the four weights, then of what blocks send one another. */
@@ -91,14 +92,15 @@ __device__ __forceinline__ int fragment_at(int tile, int step, int lane)
     return ((step * 4 + tile) * 32 + lane) * 16;
 }
 
-/* A warp's fragment at `at` in this block's shared memory to the same place in all others'. */
+/* A warp's fragment at `at` in this block's shared memory to the same place in all others'. Every lane has written of it,
+ * and every lane says so. */
 template <class S>
 __device__ __forceinline__ void send_fragment(const cluster_memory<S> &m, unsigned at, int sent, int rank)
 {
     const int lane = threadIdx.x % 32;
     fence_async_proxy();
+    barrier_arrive(m.barrier(sent));
     __syncwarp();
-    if (lane == 0) barrier_arrive(m.barrier(sent));
     if (lane < S::BLOCKS && lane != rank)
         cluster_copy(cluster_address(at, lane), at, 512, cluster_address(m.barrier(sent), lane));
 }
@@ -195,12 +197,13 @@ __device__ __forceinline__ void multiply_fragments(int (&sum)[4][4], const char 
     }
 }
 
-/* Sums of all shares of k to the warpgroups of the first; where qkv's weight was. */
+/* Sums of all shares of k to the warpgroups of the first. tile: where a weight was that nobody reads any more. */
 template <class S>
-__device__ __forceinline__ void add_shares(int (&sum)[4][4], const cluster_memory<S> &m, int n, int share)
+__device__ __forceinline__ void add_shares(int (&sum)[4][4], const cluster_memory<S> &m, int n, int share,
+                                           int tile)
 {
     if constexpr (S::SPLIT > 1) {
-        int *part = (int *)m.base + n * 16 * 128 + threadIdx.x % 128;
+        int *part = (int *)(m.base + tile * TILE) + n * 16 * 128 + threadIdx.x % 128;
         constexpr int STEP = S::HEADS * 16 * 128; /* to the next share's */
         if (share > 0 && share < S::SPLIT) {
 #pragma unroll

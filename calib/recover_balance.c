@@ -97,7 +97,8 @@ static swin_status room_make(room *o, recover_view *v)
         }
         st = recover_column_ranges(v->r, a->top, v->y + (size_t)p * n, v->qkv.rows, o->n, 3 * o->n, a->lo,
                                    a->hi);
-        for (size_t i = 0; p == 1 && i < n && recover_heads_follow(v->r); i++) a->top[i] = fmaxf(-a->lo[i], a->hi[i]);
+        for (size_t i = 0; p == 1 && i < n && recover_heads_follow(v->r); i++)
+            a->top[i] = fmaxf(-a->lo[i], a->hi[i]);
     }
     free(bias);
     if (st != SWIN_OK) return st;
@@ -119,8 +120,9 @@ static swin_status best_clip(double *best, const room *o, swin_site_kind kind, c
                              const double *weight)
 {
     const recover_view *v = o->v;
-    const int at = o->at,
-              count = kind == SWIN_SITE_MATMUL_K && recover_heads_follow(v->r) ? 2 : RECOVER_CLIPS; /* the first two clips cut nothing */
+    const int at = o->at, count = kind == SWIN_SITE_MATMUL_K && recover_heads_follow(v->r)
+                                      ? 2
+                                      : RECOVER_CLIPS; /* the first two clips cut nothing */
     double error[RECOVER_CLIPS];
     swin_quant q[RECOVER_CLIPS];
     for (int t = 0; t < count; t++)

@@ -237,6 +237,22 @@ static void print_histograms(const swin_calib_file *f)
            kept, f->histogram, least, most, narrow, wide, elements, nonfinite);
 }
 
+/* What the table below has no column for. */
+static void print_own_numbers(const swin_calib_file *f)
+{
+    int factors = 0, heads = 0, channels = 0;
+    for (int i = 0; i < f->nsites; i++) {
+        const swin_site_record *r = &f->sites[i];
+        const bool own = r->channel_scale && swin_calib_file_has_heads(f, r->site);
+        factors += r->factor != NULL;
+        heads += own;
+        channels += r->channel_scale && !own;
+    }
+    if (factors + heads + channels > 0)
+        printf("  corrections        sites with factors %d, scales of heads %d, scales of channels %d\n",
+               factors, heads, channels);
+}
+
 static swin_status show_calibration(options *o, const char *path)
 {
     swin_calib_file f;
@@ -255,6 +271,7 @@ static swin_status show_calibration(options *o, const char *path)
         printf("  preprocess         %s\n  calibrator         %s (percentile %g)\n", f.preprocess,
                f.calibrator, f.percentile);
         printf("  recover            %s\n  weights            %d modules\n", f.recover, f.nweights);
+        print_own_numbers(&f);
         swin_calib_print_table(stdout, &f);
         print_histograms(&f);
     }

@@ -126,7 +126,8 @@ static swin_cpu_head_s8 head_of(const attention_job *j, int64_t matrix)
                                .ldv = q[2].ld,
                                .tokens = j->tokens,
                                .size = a->head_size,
-                               .score_scale = a->scale * (swin_code_scale(&q[0], col) * swin_code_scale(&q[1], col)),
+                               .score_scale = a->scale *
+                                              (swin_code_scale(&q[0], col) * swin_code_scale(&q[1], col)),
                                .prob_scale = j->prob_scale,
                                .v_scale = swin_code_scale(&q[2], col),
                                .bias = a->bias ? a->bias + head * n * n : NULL,

@@ -21,8 +21,9 @@ typedef struct net_block {
     bool attention_integer;
     const float *head_scale;    /* V2: [heads] logit scales of the normalised queries, device; NULL: V1 */
     swin_site_plan operands[3]; /* integer attention: q, k, v (V2: q and k normalised) */
-    const float *operand_shrink[3]; /* where heads have scales of their own: [C] the site's over them, device; NULL: not */
-    swin_site_plan raw[2];      /* V2: q and k before that */
+    const float *operand_shrink
+        [3]; /* where heads have scales of their own: [C] the site's over them, device; NULL: not */
+    swin_site_plan raw[2]; /* V2: q and k before that */
     float prob_scale;
     int shift;
 } net_block;

@@ -253,8 +253,7 @@ extern "C" cudaError_t swin_wide_s8_launch(cudaStream_t stream, const swin_gemm_
         return cudaErrorNotSupported;
     for (int i = 0; i < p->parts; i++)
         if (p->y[i].dtype != SWIN_S8 || p->y[i].ld % 8 != 0 || (uintptr_t)p->y[i].data % 8 != 0 ||
-            p->width % 128 != 0 ||
-            !swin_s8_lean_shrink(p, i))
+            p->width % 128 != 0 || !swin_s8_lean_shrink(p, i))
             return cudaErrorNotSupported;
     /* A few tiles would leave most of the chip idle. */
     if (p->m < 16 * (int64_t)multiprocessors) return cudaErrorNotSupported;

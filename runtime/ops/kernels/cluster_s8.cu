@@ -16,66 +16,8 @@
 namespace
 {
 
-/* ---- before the kernel before has ended
- * ---------------------------------------------------------------------- */
-
-template <class S>
-__device__ __forceinline__ void load_factors(const cluster_memory<S> &m, const swin_cluster_s8 &p, int rank)
-{
-    constexpr int H = S::HEADS;
-    const s8_span hidden = s8_span_of(p.fc1.y[0].rule);
-    const float *shrink = p.fc1.y[0].shrink;
-    for (int i = threadIdx.x; i < 288 * H; i += CONSUMERS) {
-        float2 line;
-        if (i < m.PROJ) {
-            line = s8_line<S8_CODES>(p.qkv, i / (32 * H) * S::C + rank * 32 * H + i % (32 * H));
-        } else if (i < m.FC1) {
-            const int n = rank * 32 * H + i - m.PROJ;
-            line = p.proj.residual ? s8_line<S8_RESIDUAL>(p.proj, n) : s8_line<S8_CODES>(p.proj, n);
-        } else if (i < m.FC2) {
-            const int n = rank * 128 * H + i - m.FC1;
-            line = s8_line<S8_GELU_CODES>(p.fc1, n);
-            m.gelu[i - m.FC1] = shrink ? shrink[n] * hidden.factor : hidden.factor;
-        } else {
-            line = s8_line<S8_RESIDUAL>(p.fc2, rank * 32 * H + i - m.FC2);
-        }
-        m.alpha[i] = line.x, m.bias[i] = line.y;
-    }
-}
-
-/* Bias and mask of the scores that this thread is to see, and the head's scales. */
-template <class S>
-__device__ __forceinline__ void load_table(const cluster_memory<S> &m, const swin_attention_s8_args &p,
-                                           int rank, int window)
-{
-    constexpr int N = 49, n8 = window_shape<N>::n8;
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, tile = warp % 4;
-    if (warp >= 4 * S::HEADS) return;
-    const int64_t head = rank * S::HEADS + warp / 4, position = window % swin_windows_count(p.g);
-    float4 bias[n8];
-    bias_of_tiles<N>(bias, p.a.bias ? p.a.bias + head * N * N : NULL,
-                     p.a.mask ? p.a.mask + position * N * N : NULL, 16 * tile + lane / 4, 0);
-#pragma unroll
-    for (int j = 0; j < n8; j++) m.table[(warp * n8 + j) * 32 + lane] = bias[j];
-    const int col = (int)head * 32;
-    if (threadIdx.x % 128 == 0)
-        m.scales[warp / 4] = make_float2(
-            p.a.scale * (s8_scale_in(p.q, col) * s8_scale_in(p.k, col)) * S8_LOG2E, s8_scale_in(p.v, col));
-}
-
-template <int C> __device__ __forceinline__ void load_norms(float *to, const swin_norm &a, const swin_norm &b)
-{
-    const float *const from[4] = { a.gamma, a.beta, b.gamma, b.beta };
-#pragma unroll
-    for (int which = 0; which < 4; which++)
-        for (int i = threadIdx.x; i < C; i += CONSUMERS) to[which * C + i] = from[which][i];
-}
-
 /* ---- halves
  * -------------------------------------------------------------------------------------------------- */
-
-/* ---- the halves
- * ---------------------------------------------------------------------------------------------- */
 
 /* What a thread of LayerNorm reads of its row: x, and for the second what lies beside it. */
 template <class S, bool SECOND> struct norm_row {
@@ -358,29 +300,6 @@ __device__ __forceinline__ void consume(const cluster_memory<S> &m, const swin_c
         cluster_sync();
     await(m, FULL_FC2);
     add_fc2(m, p.fc2, S::HERE ? m.at(m.hidden) : exchange, kept);
-}
-
-/* What each barrier waits for: bytes from other blocks or from memory, arrivals of this one's warps or threads. */
-template <class S>
-__device__ __forceinline__ void begin_barriers(const cluster_memory<S> &m, const swin_cluster_s8 &p, int rank)
-{
-    constexpr int H = S::HEADS, NORMS = S::LANES / 32;
-    const int left = TOKENS - rank * S::OWN, own = left < 0 ? 0 : left < S::OWN ? left : S::OWN;
-    const int others = (TOKENS - own) * S::K * 128;
-    const int2 all[BARRIERS] = { { S::PROJ * TILE, 0 },
-                                 { (S::FC1 - S::PROJ) * TILE, 0 },
-                                 { (S::FC2 - S::FC1) * TILE, 0 },
-                                 { (S::TILES - S::FC2) * TILE, 0 },
-                                 { others, NORMS },
-                                 { S::MIXED - H * 32 * ROWS, 4 * H * 32 },
-                                 { own * S::C * (p.proj.residual ? 3 : 1), 0 },
-                                 { others, NORMS },
-                                 { S::HIDDEN - H * 128 * ROWS, 4 * WG * H * 32 } };
-#pragma unroll
-    for (int i = 0; i < BARRIERS; i++) barrier_init(m.barrier(i), 1 + all[i].y);
-    barrier_init_done();
-#pragma unroll
-    for (int i = 0; i < BARRIERS; i++) barrier_expect(m.barrier(i), all[i].x);
 }
 
 template <class S, bool U8>

@@ -183,7 +183,7 @@ static swin_status head_scales(swin_recover *r, char *changed, size_t size)
 const swin_recover_method swin_recover_heads = {
     .name = "heads",
     .help = "each head of q, k and v has a scale of its own (int8-mode 3, our engines and onnx-qdq alone)",
-    .levels = SWIN_RECOVER_FAST | SWIN_RECOVER_BEST,
+    .levels = SWIN_RECOVER_BEST,
     .mode = SWIN_INT8_MODE_3,
     .when = SWIN_RECOVER_AFTER,
     .follows = true,

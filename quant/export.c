@@ -190,10 +190,8 @@ static swin_status refuse_channel_scale(const swin_export_format *format, const 
 {
     return swin_fail(SWIN_ERR_UNSUPPORTED,
                      "%s has one scale for a tensor, and recovery chose one for each %s of %s: take "
-                     "onnx-qdq, json or csv, or calibrate with %s",
-                     format->name, heads ? "head" : "channel", site,
-                     heads ? "--recover equalize,ranges,bias"
-                           : "--recover fast (or best's methods without outputs)");
+                     "onnx-qdq, json or csv, or calibrate with --recover fast (or best's methods without %s)",
+                     format->name, heads ? "head" : "channel", site, heads ? "heads" : "outputs");
 }
 
 /* How many channels such a site has, all channels of a head with one scale. */

@@ -136,7 +136,7 @@ static swin_status put_head_scales(swin_net *net, net_block *b, int i, int chann
         return swin_fail(
             SWIN_ERR_UNSUPPORTED,
             "int8: the %s backend has no scales for single heads, which recovery chose in int8-mode 3; "
-            "calibrate with --recover equalize,ranges,bias",
+            "calibrate with --recover fast",
             net->ops->name);
     float *shrink = malloc((size_t)channels * sizeof *shrink);
     if (!shrink) return swin_fail(SWIN_ERR_MEM, "no memory for %d scales", channels);

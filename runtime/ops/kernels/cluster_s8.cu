@@ -71,7 +71,7 @@ __device__ __forceinline__ void normalise(const cluster_memory<S> &m, const swin
                        at % 2 * 8) = make_uint2(s8_codes4(r.v[i].v, rule), s8_codes4(r.v[i].v + 4, rule));
     }
     fence_async_proxy();
-    threads_sync(2, S::LANES);
+    threads_sync(SECOND ? SYNC_SECOND : SYNC_FIRST, S::LANES);
     if (thread % 32 == 0) barrier_arrive(m.barrier(sent));
     for (int i = thread; i < S::BLOCKS * S::K && rows > 0; i += S::LANES) {
         const int block = i % S::BLOCKS;
@@ -133,7 +133,7 @@ template <class S> __device__ __forceinline__ void make_qkv(const cluster_memory
         for (int r = 0; r < 2; r++)
             *(uint2 *)(to + s8_half_at(row + 8 * r, t / 2) + t % 2 * 8) = make_uint2(word[r][0], word[r][1]);
     }
-    threads_sync(1, CONSUMERS);
+    threads_sync(SYNC_QKV, CONSUMERS);
 }
 
 /* Attention's codes as proj's left operand, to all blocks. */
@@ -187,7 +187,7 @@ __device__ __forceinline__ void add_proj(const cluster_memory<S> &m, const swin_
     int sum[4][4] = {};
     multiply_fragments<S::C, S::SPLIT, false>(sum, m.at(m.mixed), m.tiles + (S::PROJ + k.n * S::K) * TILE,
                                               k.share);
-    add_shares(sum, m, k.n, k.share, S::QKV);
+    add_shares(sum, m, k.n, k.share, S::QKV, SYNC_PROJ);
     if (k.share > 0) return;
     const float *alpha = m.alpha + m.PROJ, *bias = m.bias + m.PROJ;
     unsigned word[2][2];
@@ -251,7 +251,7 @@ __device__ __forceinline__ void add_fc2(const cluster_memory<S> &m, const swin_g
     int sum[4][4] = {}, begin[4][4];
     multiply_fragments<4 * S::C, S::SPLIT, !S::HERE>(
         sum, hidden, m.tiles + (S::FC2 + k.n * (4 * S::C / 128)) * TILE, k.share);
-    add_shares(sum, m, k.n, k.share, S::FC1);
+    add_shares(sum, m, k.n, k.share, S::FC1, SYNC_FC2);
     if (k.share > 0) return;
     s8_begin<4>(begin, p, k.n0 + 32 * k.n);
 #pragma unroll

@@ -46,6 +46,9 @@ template <int C_, int HEADS_> struct cluster_shape {
                   "sums where weights were");
 };
 
+/* Named barriers, each used once. */
+enum { SYNC_QKV = 1, SYNC_PROJ, SYNC_FC2, SYNC_FIRST, SYNC_SECOND };
+
 /* Barriers: of the four weights, then of what blocks send one another. */
 enum {
     FULL_QKV,
@@ -272,10 +275,11 @@ __device__ __forceinline__ void multiply_fragments(int (&sum)[4][4], const char 
     }
 }
 
-/* Sums of all shares of k to the warpgroups of the first. tile: where a weight was that nobody reads any more. */
+/* Sums of all shares of k to the warpgroups of the first. tile: where a weight was that nobody reads any more; sync: the
+ * barrier. */
 template <class S>
 __device__ __forceinline__ void add_shares(int (&sum)[4][4], const cluster_memory<S> &m, int n, int share,
-                                           int tile)
+                                           int tile, int sync)
 {
     if constexpr (S::SPLIT > 1) {
         int *part = (int *)(m.base + tile * TILE) + n * 16 * 128 + threadIdx.x % 128;
@@ -284,7 +288,7 @@ __device__ __forceinline__ void add_shares(int (&sum)[4][4], const cluster_memor
 #pragma unroll
             for (int i = 0; i < 16; i++) part[(share - 1) * STEP + i * 128] = sum[i / 4][i % 4];
         }
-        threads_sync(1, CONSUMERS);
+        threads_sync(sync, CONSUMERS);
         if (share > 0) return;
 #pragma unroll
         for (int other = 0; other < S::SPLIT - 1; other++)

@@ -358,8 +358,7 @@ static void test_head_scales(void **state)
         if (m.calib.sites[i].q.qmin != -127) m.calib.sites[i].enabled = false;
     for (size_t i = 0; i < SWIN_COUNT(tables); i++) {
         CHECK_FAILS(export_model_run(&m, tables[i], "r"), SWIN_ERR_UNSUPPORTED, site);
-        CHECK(strstr(swin_error_message(), "each head") &&
-                  strstr(swin_error_message(), "--recover fast"),
+        CHECK(strstr(swin_error_message(), "each head") && strstr(swin_error_message(), "--recover fast"),
               "%s", swin_error_message());
         CHECK(access(export_model_path(&m, "r"), F_OK) != 0, "%s left a file", tables[i]);
     }

@@ -176,3 +176,11 @@ void code_mat_compare(code_difference *d, const code_mat *got, const code_mat *w
             d->most = off > d->most ? off : d->most;
         }
 }
+
+void code_difference_judge(const char *what, const code_difference *d)
+{
+    const double share = 100.0 * (double)d->different / (double)d->count;
+    print_message("%s: %lld of %lld codes differ (%.4f %%), at most by %d\n", what, (long long)d->different,
+                  (long long)d->count, share, d->most);
+    CHECK(d->most <= 1 && share < 0.1, "%s: %.4f %% differ, at most by %d", what, share, d->most);
+}

@@ -66,5 +66,7 @@ typedef struct code_difference {
     int most;
 } code_difference;
 void code_mat_compare(code_difference *d, const code_mat *got, const code_mat *want); /* adds to d */
+/* Fail unless codes differ by one step at the most, on under 0.1 %; says how many. */
+void code_difference_judge(const char *what, const code_difference *d);
 
 #endif

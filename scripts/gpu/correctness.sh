@@ -48,7 +48,7 @@ test_cuda_halves attention halves
 test_cuda_observers observers observing
 test_cuda_columns scale_columns moments take_rows
 test_cuda_int8 norms products residuals rows factors
-test_cuda_int8_attention attention heads
+test_cuda_int8_attention attention own_scales own_products heads
 test_cuda_int8_blocks halves blocks few
 test_cuda_v2 integer_halves float_halves
 END

@@ -162,35 +162,9 @@ static void test_file(void **state)
 static void test_one_file(void **state)
 {
     (void)state;
-    static const struct {
-        int batch, threads;
-    } ways[] = { { 8, 2 }, { 1, 1 }, { 7, 3 } };
     recovering x;
-    unsigned char *first = NULL, *bytes;
-    size_t size = 0, n;
     recovering_setup(&x, SWIN_V1);
-    char *path = swin_format("%s/f.h5", x.folder);
-    for (size_t i = 0; i < SWIN_COUNT(ways); i++) {
-        swin_calib_file f;
-        swin_calib_opts o = recovering_options(&x, "ranges,outputs", SWIN_INT8_MODE_1);
-        o.batch = ways[i].batch;
-        o.threads = ways[i].threads;
-        recovering_calibrate(&x, &f, &o);
-        CHECK_OK(swin_calib_file_write(&f, path));
-        swin_calib_file_free(&f);
-        CHECK_OK(swin_read_file(path, &bytes, &n));
-        if (first) {
-            CHECK(n == size && memcmp(first, bytes, n) == 0, "batch %d, %d threads: another file",
-                  ways[i].batch, ways[i].threads);
-            free(bytes);
-        } else {
-            first = bytes;
-            size = n;
-        }
-    }
-    free(first);
-    unlink(path);
-    free(path);
+    recovering_one_file(&x, "ranges,outputs", SWIN_INT8_MODE_1);
     recovering_teardown(&x);
 }
 

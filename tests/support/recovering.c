@@ -153,3 +153,34 @@ double recovering_result(recovering *x, const char *recover, swin_int8_mode mode
     swin_calib_file_free(&f);
     return db;
 }
+
+void recovering_one_file(recovering *x, const char *recover, swin_int8_mode mode)
+{
+    static const struct {
+        int batch, threads;
+    } ways[] = { { 8, 2 }, { 1, 1 }, { 7, 3 } };
+    unsigned char *first = NULL, *bytes;
+    size_t size = 0, n;
+    char *path = swin_format("%s/f.h5", x->folder);
+    for (size_t i = 0; i < SWIN_COUNT(ways); i++) {
+        swin_calib_file f;
+        swin_calib_opts o = recovering_options(x, recover, mode);
+        o.batch = ways[i].batch;
+        o.threads = ways[i].threads;
+        recovering_calibrate(x, &f, &o);
+        CHECK_OK(swin_calib_file_write(&f, path));
+        swin_calib_file_free(&f);
+        CHECK_OK(swin_read_file(path, &bytes, &n));
+        if (first) {
+            CHECK(n == size && memcmp(first, bytes, n) == 0, "batch %d, %d threads: another file",
+                  ways[i].batch, ways[i].threads);
+            free(bytes);
+        } else {
+            first = bytes;
+            size = n;
+        }
+    }
+    free(first);
+    unlink(path);
+    free(path);
+}

@@ -38,4 +38,7 @@ double recovering_result(recovering *x, const char *recover, swin_int8_mode mode
 /* The same of a backend's integer network. */
 double recovering_engine_sqnr(recovering *x, const swin_calib_file *f, const char *backend);
 
+/* One file, to the byte, whatever batch and threads. */
+void recovering_one_file(recovering *x, const char *recover, swin_int8_mode mode);
+
 #endif

@@ -9,7 +9,6 @@
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
 #include "runtime/base/rng.h"
-#include "runtime/swin/checkpoint.h"
 
 #define F(member, kind, lo, hi, arg, help, choices)                                                          \
     {                                                                                                        \
@@ -22,7 +21,13 @@ static const swin_field fields[] = {
       "what to time, separated by commas; tf32 is float32 with TF32 products (cuda)",
       "fp32|tf32|fp16|bf16|int8"),
     F(int8_mode, INT, 1, 3, "MODE",
-      "of int8: which tensors are rounded; their ranges are made up, time does not depend on them", NULL),
+      "of int8 without --calib: which tensors are rounded; their ranges are made up, time does not depend on "
+      "them",
+      NULL),
+    F(calib, STR, 0, 0, "FILE.h5", "int8: the network of this calibration file, with --resume its checkpoint",
+      NULL),
+    F(weight_granularity, CHOICE, 0, 0, "NAME",
+      "with --calib: one weight scale for each output channel, or one per tensor", "channel|tensor"),
     F(batch_size, STR, 0, 0, "LIST", "images in a forward pass, separated by commas", NULL),
     F(seconds, DOUBLE, 0.01, 600, "S", "how long to time each precision and batch size", NULL),
     F(observers, BOOL, 0, 0, NULL, "also time a pass that observes every site, as calibration does", NULL),
@@ -48,32 +53,7 @@ static const swin_program program = { "swin-bench",
                                       "--resume the weights are random: time does not depend on them",
                                       fields, SWIN_COUNT(fields), NULL };
 
-/* ---- the model ------------------------------------------------------------------------------------------------- */
-
-static swin_status random_weights(swin_weights *w, const swin_config *c)
-{
-    swin_param *list = NULL;
-    size_t count = 0;
-    swin_rng rng = { 20 };
-    SWIN_TRY(swin_weights_create(w, c));
-    SWIN_TRY(swin_weights_list(c, w, &list, &count));
-    for (size_t i = 0; i < count; i++) {
-        const bool norm = strstr(list[i].key, "norm") && strstr(list[i].key, ".weight");
-        for (size_t k = 0; k < list[i].count; k++)
-            (*list[i].slot)[k] = norm ? 1.f : (float)(0.04 * (swin_rng_uniform(&rng) - 0.5));
-    }
-    free(list);
-    return SWIN_OK;
-}
-
-static swin_status load(bench *b)
-{
-    SWIN_TRY(swin_need_file("--cfg", b->o->common.cfg));
-    SWIN_TRY(swin_config_load(&b->config, b->o->common.cfg, &b->o->common.opts));
-    if (!b->o->common.resume) return random_weights(&b->weights, &b->config);
-    SWIN_TRY(swin_need_file("--resume", b->o->common.resume));
-    return swin_weights_load(&b->weights, &b->config, b->o->common.resume);
-}
+/* ---- lists ------------------------------------------------------------------------------------------------------ */
 
 /* Words of a comma-separated list. */
 static bool next_word(const char **at, char word[16])
@@ -120,12 +100,9 @@ static swin_status open_precision(bench *b, bench_run *r)
                                                                                 : SWIN_F32,
                                    .chunk = b->o->chunk,
                                    .no_graph = b->o->no_graph };
-    if (strcmp(r->precision, "int8") == 0) {
-        SWIN_TRY(swin_plan_uniform(&r->plan, &b->config, (swin_int8_mode)b->o->int8_mode, 4));
-        r->net_opts.plan = &r->plan;
-        r->net_opts.dtype = r->ops->native_half ? SWIN_F16 : SWIN_F32; /* of what stays float */
-    }
-    return swin_net_create(&r->net, r->dev, &b->config, &b->weights, &r->net_opts);
+    r->weights = &b->model.weights;
+    if (strcmp(r->precision, "int8") == 0) SWIN_TRY(bench_int8(b, r));
+    return swin_net_create(&r->net, r->dev, &b->model.config, r->weights, &r->net_opts);
 }
 
 static void close_precision(bench_run *r)
@@ -139,8 +116,8 @@ static void close_precision(bench_run *r)
 
 static swin_status put_images(const bench *b, bench_run *r)
 {
-    const size_t n = (size_t)r->batch * (size_t)b->config.in_chans * (size_t)b->config.image_size *
-                     (size_t)b->config.image_size;
+    const size_t n = (size_t)r->batch * (size_t)b->model.config.in_chans *
+                     (size_t)b->model.config.image_size * (size_t)b->model.config.image_size;
     void *p;
     if (r->images) r->ops->free(r->dev, r->images);
     r->images = NULL;
@@ -223,7 +200,7 @@ static swin_status run_precision(bench *b, const char *precision)
     if (st == SWIN_OK && !b->engine_shown) {
         char engine[512];
         r.ops->engine(r.dev, engine, sizeof engine);
-        swin_note("%s: %s", b->config.name, engine);
+        swin_note("%s: %s", b->model.config.name, engine);
         b->engine_shown = true;
     }
     if (st == SWIN_OK && b->o->common.data_path) {
@@ -257,7 +234,7 @@ static swin_status run(bench *b)
     SWIN_TRY(check_batches(b->o->batch_size));
     if (b->o->observers && strstr(b->o->precision, "int8"))
         return swin_fail(SWIN_ERR_USAGE, "--observers: they watch float networks, not int8");
-    SWIN_TRY(load(b));
+    SWIN_TRY(bench_model_open(b));
     SWIN_TRY(bench_print_head(b));
     char word[16];
     for (const char *at = b->o->precision; next_word(&at, word);) SWIN_TRY(run_precision(b, word));
@@ -270,6 +247,7 @@ int main(int argc, char **argv)
                         .precision = "fp32",
                         .batch_size = "1,8,64",
                         .split = "val",
+                        .weight_granularity = "channel",
                         .seconds = 2,
                         .int8_mode = 3 };
     const swin_status parsed = swin_fields_parse(&program, &o, argc, argv, NULL, NULL);
@@ -278,6 +256,6 @@ int main(int argc, char **argv)
     swin_catch_interrupts();
     bench b = { .o = &o };
     const swin_status st = run(&b);
-    swin_weights_free(&b.weights);
+    bench_model_close(&b);
     return swin_report(st);
 }

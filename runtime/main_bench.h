@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "quant/calib_file.h"
 #include "runtime/base/field.h"
 #include "runtime/swin/net.h"
 #include "runtime/swin/plan.h"
@@ -12,7 +13,7 @@
 
 typedef struct bench_options {
     swin_common common;
-    const char *precision, *batch_size, *split;
+    const char *precision, *batch_size, *split, *calib, *weight_granularity;
     int chunk, limit, int8_mode;
     bool observers, kinds, floors, no_graph, tune, csv;
     double seconds;
@@ -20,8 +21,9 @@ typedef struct bench_options {
 
 typedef struct bench {
     const bench_options *o;
-    swin_config config;
-    swin_weights weights; /* owned */
+    swin_session model;     /* without a device: each precision opens its own */
+    swin_calib_file calib;  /* owned; no sites without --calib */
+    swin_weights corrected; /* owned: the checkpoint's as the calibration file changes them, for INT8 */
     bool engine_shown;
     int rows; /* results printed */
 } bench;
@@ -32,6 +34,7 @@ typedef struct bench_run {
     swin_dev *dev;
     const swin_ops *ops;
     swin_net *net;
+    const swin_weights *weights; /* borrowed */
     swin_net_opts net_opts;
     swin_plan plan; /* int8: what net_opts.plan points to */
     float *images;  /* device */
@@ -43,6 +46,12 @@ typedef struct bench_run {
     double floor_bytes,
         floor_ops; /* the least time for its memory traffic and its products; 0: not measured */
 } bench_run;
+
+/* main_bench_model.c: what is timed. Close also after a failure. */
+swin_status bench_model_open(bench *b);
+void bench_model_close(bench *b);
+/* r's plan and options for INT8, and its weights where the calibration file changes them. */
+swin_status bench_int8(bench *b, bench_run *r);
 
 /* main_bench_kinds.c: each kind of operator timed by itself. */
 swin_status bench_kinds(bench *b, bench_run *r);

@@ -32,7 +32,7 @@ static swin_status time_tapped(const bench *b, bench_run *r, const swin_tap *tap
 swin_status bench_observers(bench *b, bench_run *r)
 {
     swin_stats *seen;
-    SWIN_TRY(swin_stats_create(&seen, r->dev, &b->config, SWIN_HIST_EXACT));
+    SWIN_TRY(swin_stats_create(&seen, r->dev, &b->model.config, SWIN_HIST_EXACT));
     const swin_tap tap = swin_stats_tap(seen);
     const swin_status st = time_tapped(b, r, &tap);
     swin_stats_free(seen);
@@ -45,7 +45,7 @@ swin_status bench_observers(bench *b, bench_run *r)
  * read once. */
 static double least_bytes(const bench *b, const bench_run *r)
 {
-    const swin_config *c = &b->config;
+    const swin_config *c = &b->model.config;
     const double unit = r->ops->native_half ? (double)swin_dtype_size(r->net_opts.dtype) : 4;
     double each = 4.0 * c->in_chans * c->image_size * c->image_size;
     for (int i = 0; i < c->num_stages; i++) {
@@ -54,13 +54,13 @@ static double least_bytes(const bench *b, const bench_run *r)
         each += map *
                 (1 + 4 * s.depth + 1); /* made, both halves of each block, taken by the merge or the pool */
     }
-    return each * r->batch + (r->net_opts.plan ? 1 : unit) * (double)b->weights.count;
+    return each * r->batch + (r->net_opts.plan ? 1 : unit) * (double)b->model.weights.count;
 }
 
 /* Multiply-adds of the products, times two. */
 static double operations(const bench *b, const bench_run *r)
 {
-    const swin_config *c = &b->config;
+    const swin_config *c = &b->model.config;
     double each = 0;
     for (int i = 0; i < c->num_stages; i++) {
         const swin_stage s = swin_config_stage(c, i);
@@ -239,7 +239,7 @@ static swin_status stream(bench_run *r, swin_loader *l, float *logits, stages *s
 
 static swin_status time_stream(bench *b, bench_run *r, swin_dataset *ds)
 {
-    const swin_config *c = &b->config;
+    const swin_config *c = &b->model.config;
     const swin_loader_opts opts = { .count = (size_t)b->o->limit,
                                     .batch = r->batch,
                                     .workers = b->o->common.threads,

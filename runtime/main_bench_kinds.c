@@ -174,7 +174,7 @@ static swin_status one_table(bench *b, bench_run *r, bool composed)
     int passes = 0;
     probe.real = r->ops;
     r->dev->ops = &table;
-    swin_status st = swin_net_create(&net, r->dev, &b->config, &b->weights, &r->net_opts);
+    swin_status st = swin_net_create(&net, r->dev, &b->model.config, r->weights, &r->net_opts);
     if (st == SWIN_OK) st = swin_net_forward_device(net, r->images, r->batch, &logits, NULL);
     for (int k = 0; k < KINDS; k++) probe.seconds[k] = 0;
     for (const double start = swin_now();

@@ -14,7 +14,7 @@ swin_status bench_print_head(const bench *b)
 {
     switch (form_of(b)) {
     case JSON:
-        printf("{\"model\": \"%s\", \"results\": [", b->config.name);
+        printf("{\"model\": \"%s\", \"results\": [", b->model.config.name);
         break;
     case CSV:
         printf("precision,batch,median_ms,p99_ms,images_per_s,memory_mib,observers_ms,floor_bytes_ms,floor_"

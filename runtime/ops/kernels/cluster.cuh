@@ -15,6 +15,21 @@ __device__ __forceinline__ void cluster_sync()
 #endif
 }
 
+/* The same in two steps: a thread tells that it has come, and later waits for all to have told. */
+__device__ __forceinline__ void cluster_arrive()
+{
+#if SWIN_HAVE_WGMMA
+    asm volatile("barrier.cluster.arrive.release;\n" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ void cluster_wait()
+{
+#if SWIN_HAVE_WGMMA
+    asm volatile("barrier.cluster.wait.acquire;\n" ::: "memory");
+#endif
+}
+
 /* An address in this block's shared memory as the same place in another's. */
 __device__ __forceinline__ unsigned cluster_address(unsigned at, int block)
 {

@@ -187,7 +187,7 @@ __device__ __forceinline__ void add_proj(const cluster_memory<S> &m, const swin_
     int sum[4][4] = {};
     multiply_fragments<S::C, S::SPLIT, false>(sum, m.at(m.mixed), m.tiles + (S::PROJ + k.n * S::K) * TILE,
                                               k.share);
-    add_shares(sum, m, k.n, k.share, S::QKV, SYNC_PROJ);
+    add_shares(sum, m, k.n, k.share, S::QKV, SUMS_PROJ);
     if (k.share > 0) return;
     const float *alpha = m.alpha + m.PROJ, *bias = m.bias + m.PROJ;
     unsigned word[2][2];
@@ -251,7 +251,7 @@ __device__ __forceinline__ void add_fc2(const cluster_memory<S> &m, const swin_g
     int sum[4][4] = {}, begin[4][4];
     multiply_fragments<4 * S::C, S::SPLIT, !S::HERE>(
         sum, hidden, m.tiles + (S::FC2 + k.n * (4 * S::C / 128)) * TILE, k.share);
-    add_shares(sum, m, k.n, k.share, S::FC1, SYNC_FC2);
+    add_shares(sum, m, k.n, k.share, S::FC1, SUMS_FC2);
     if (k.share > 0) return;
     s8_begin<4>(begin, p, k.n0 + 32 * k.n);
 #pragma unroll
@@ -294,12 +294,15 @@ __device__ __forceinline__ void consume(const cluster_memory<S> &m, const swin_c
     await(m, SENT_SECOND);
     await(m, FULL_FC1);
     make_hidden(m, p.fc1, rank, exchange);
-    if (S::HERE)
+    if (S::HERE) {
         await(m, SENT_HIDDEN);
-    else
+        cluster_arrive(); /* all that was sent here has been read there */
+    } else {
         cluster_sync();
+    }
     await(m, FULL_FC2);
     add_fc2(m, p.fc2, S::HERE ? m.at(m.hidden) : exchange, kept);
+    if (S::HERE) cluster_wait(); /* a block's shared memory lasts until the others have what it sent */
 }
 
 template <class S, bool U8>

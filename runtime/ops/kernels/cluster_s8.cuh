@@ -47,9 +47,9 @@ template <int C_, int HEADS_> struct cluster_shape {
 };
 
 /* Named barriers, each used once. */
-enum { SYNC_QKV = 1, SYNC_PROJ, SYNC_FC2, SYNC_FIRST, SYNC_SECOND };
+enum { SYNC_QKV = 1, SYNC_FIRST, SYNC_SECOND };
 
-/* Barriers: of the four weights, then of what blocks send one another. */
+/* Barriers: of the four weights, of what blocks send one another, of shares of k. */
 enum {
     FULL_QKV,
     FULL_PROJ,
@@ -60,6 +60,8 @@ enum {
     SENT_ROWS,
     SENT_SECOND,
     SENT_HIDDEN,
+    SUMS_PROJ,
+    SUMS_FC2,
     BARRIERS
 };
 
@@ -167,7 +169,7 @@ template <int C> __device__ __forceinline__ void load_norms(float *to, const swi
 template <class S>
 __device__ __forceinline__ void begin_barriers(const cluster_memory<S> &m, const swin_cluster_s8 &p, int rank)
 {
-    constexpr int H = S::HEADS, NORMS = S::LANES / 32;
+    constexpr int H = S::HEADS, NORMS = S::LANES / 32, SUMS = (S::SPLIT - 1) * H * 128;
     const int left = TOKENS - rank * S::OWN, own = left < 0 ? 0 : left < S::OWN ? left : S::OWN;
     const int others = (TOKENS - own) * S::K * 128;
     const int2 all[BARRIERS] = { { S::PROJ * TILE, 0 },
@@ -178,7 +180,9 @@ __device__ __forceinline__ void begin_barriers(const cluster_memory<S> &m, const
                                  { S::MIXED - H * 32 * ROWS, 4 * H * 32 },
                                  { own * S::C * (p.proj.residual ? 3 : 1), 0 },
                                  { others, NORMS },
-                                 { S::HIDDEN - H * 128 * ROWS, 4 * WG * H * 32 } };
+                                 { S::HIDDEN - H * 128 * ROWS, 4 * WG * H * 32 },
+                                 { 0, SUMS },
+                                 { 0, SUMS } };
 #pragma unroll
     for (int i = 0; i < BARRIERS; i++) barrier_init(m.barrier(i), 1 + all[i].y);
     barrier_init_done();
@@ -275,21 +279,23 @@ __device__ __forceinline__ void multiply_fragments(int (&sum)[4][4], const char 
     }
 }
 
-/* Sums of all shares of k to the warpgroups of the first. tile: where a weight was that nobody reads any more; sync: the
- * barrier. */
+/* Sums of all shares of k to the warpgroups of the first; the others are done. tile: where a weight was that nobody
+ * reads any more; sums: the barrier that counts the others' threads. */
 template <class S>
 __device__ __forceinline__ void add_shares(int (&sum)[4][4], const cluster_memory<S> &m, int n, int share,
-                                           int tile, int sync)
+                                           int tile, int sums)
 {
     if constexpr (S::SPLIT > 1) {
         int *part = (int *)(m.base + tile * TILE) + n * 16 * 128 + threadIdx.x % 128;
         constexpr int STEP = S::HEADS * 16 * 128; /* to the next share's */
-        if (share > 0 && share < S::SPLIT) {
+        if (share >= S::SPLIT) return;
+        if (share > 0) {
 #pragma unroll
             for (int i = 0; i < 16; i++) part[(share - 1) * STEP + i * 128] = sum[i / 4][i % 4];
+            barrier_arrive(m.barrier(sums));
+            return;
         }
-        threads_sync(sync, CONSUMERS);
-        if (share > 0) return;
+        barrier_wait(m.barrier(sums), 0);
 #pragma unroll
         for (int other = 0; other < S::SPLIT - 1; other++)
 #pragma unroll

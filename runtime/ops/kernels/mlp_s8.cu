@@ -32,10 +32,11 @@ __global__ void __launch_bounds__(128 * WG, FIT) mlp_s8_kernel(const __grid_cons
     fused_norm<C, S::ROWS, S::THREADS, false>(smem_base, (const __half *)p.fc2.y[0].data, p.fc2.y[0].ld, m0,
                                               p.fc2.m, p.norm, p.input, p.fc2.local);
     int acc[C / 8][4];
-    s8_begin<C / 8>(acc, p.fc2, 0);
+    __syncthreads(); /* the factors are there */
+    f.begin(acc);
     mlp_products<C, WG, AFTER>(acc, smem, copy, f, p);
-    s8_finish<S8_RESIDUAL, C / 8>(p.fc2, acc, f.alpha2, f.bias2,
-                                  m0 + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4, 0, 0);
+    s8_finish_straight<C / 8>(p.fc2, acc, f.alpha2, f.bias2,
+                              m0 + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4);
 #endif
 }
 

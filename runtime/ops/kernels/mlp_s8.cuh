@@ -9,7 +9,7 @@
 
 #include "runtime/ops/kernels/fused_s8.cuh"
 #include "runtime/ops/kernels/gemm.cuh"
-#include "runtime/ops/kernels/last_s8.cuh"
+#include "runtime/ops/kernels/last_straight_s8.cuh"
 
 namespace
 {
@@ -20,7 +20,7 @@ template <int C, int WG> struct mlp_shape {
     static constexpr int ROWS = 64 * WG, THREADS = 128 * WG, BLOCKS = (C + 127) / 128, STEPS = C / 32;
     static constexpr int A = BLOCKS * ROWS * 128;                   /* bytes of the normalised rows */
     static constexpr int W1 = BLOCKS * PIECE * 128, W2 = C * PIECE; /* of a piece's weights */
-    static constexpr int STAGE = W1 + W2, FACTORS = (3 * 4 * C + 2 * C) * 4;
+    static constexpr int STAGE = W1 + W2, FACTORS = (3 * 4 * C + 3 * C) * 4;
     static constexpr int SHARED = A + STAGES * STAGE + FACTORS;
 };
 
@@ -105,20 +105,32 @@ __device__ __forceinline__ void hidden_codes(uint2 (&code)[4], const int (&sum)[
 /* Where a block's parts lie in shared memory: rows of codes, the ring of weights, then these. */
 template <int C, int WG> struct mlp_factors {
     float *alpha1, *bias1, *factor, *alpha2, *bias2;
+    int *start; /* what fc2's sums start from (s8_begin) */
     __device__ __forceinline__ explicit mlp_factors(char *smem)
     {
         using S = mlp_shape<C, WG>;
         alpha1 = (float *)(smem + S::A + STAGES * S::STAGE), bias1 = alpha1 + 4 * C, factor = bias1 + 4 * C;
-        alpha2 = factor + 4 * C, bias2 = alpha2 + C;
+        alpha2 = factor + 4 * C, bias2 = alpha2 + C, start = (int *)(bias2 + C);
     }
     template <bool AFTER> __device__ __forceinline__ void load(const swin_mlp_s8 &p)
     {
         constexpr int THREADS = mlp_shape<C, WG>::THREADS;
         const s8_span to = s8_span_of(p.hidden);
-        s8_load_factors<S8_GELU_CODES, 4 * C, THREADS>(alpha1, bias1, p.fc1, 0);
-        s8_load_factors<S8_RESIDUAL, C, THREADS>(alpha2, bias2, p.fc2, 0);
+        s8_load_factors<S8_GELU_CODES, 4 * C, THREADS, true>(alpha1, bias1, p.fc1, 0);
+        s8_load_factors<S8_RESIDUAL, C, THREADS, true>(alpha2, bias2, p.fc2, 0);
+        for (int i = threadIdx.x; i < C; i += THREADS) start[i] = p.fc2.zero_share ? -p.fc2.zero_share[i] : 0;
         for (int i = threadIdx.x; !AFTER && i < 4 * C; i += THREADS)
             factor[i] = p.fc1.y[0].shrink ? p.fc1.y[0].shrink[i] * to.factor : to.factor;
+    }
+    /* After a block-wide barrier. */
+    __device__ __forceinline__ void begin(int (&acc)[C / 8][4]) const
+    {
+        __syncwarp(); /* and not among what is ahead of it: registers */
+#pragma unroll
+        for (int j = 0; j < C / 8; j++) {
+            const int2 two = *(const int2 *)(start + 32 * (j / 4) + 8 * (threadIdx.x & 3) + 2 * (j % 4));
+            acc[j][0] = acc[j][2] = two.x, acc[j][1] = acc[j][3] = two.y;
+        }
     }
 };
 

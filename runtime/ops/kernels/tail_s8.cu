@@ -18,9 +18,39 @@
 namespace
 {
 
-/* A thread's two rows: v[half][q] are columns 32 q + 8 t and up of row `half` * 8 + lane / 4 of the warp's
- * 16. */
-template <int C> using two_rows = float[2][C / 32][8];
+/* A thread's columns of a row of x, as they lie in memory. Rows past the end are read as the first. */
+template <int C> struct row_of_x {
+    __half *at;
+    bool live;
+    uint4 raw[C / 32];
+
+    __device__ __forceinline__ row_of_x(const swin_tail_s8 &p, int64_t row)
+    {
+        const swin_s8_part &y = p.mlp.fc2.y[0];
+        live = row < p.proj.m;
+        at = (__half *)y.data + (live ? row : 0) * y.ld + 8 * (threadIdx.x & 3);
+    }
+    __device__ __forceinline__ void load()
+    {
+#pragma unroll
+        for (int q = 0; q < C / 32; q++) raw[q] = *(const uint4 *)(at + 32 * q);
+    }
+    /* v += x */
+    __device__ __forceinline__ void add_to(float (&v)[C / 32][8]) const
+    {
+#pragma unroll
+        for (int q = 0; q < C / 32; q++) {
+            vec<__half> a;
+            a.from(raw[q]);
+#pragma unroll
+            for (int k = 0; k < 8; k++) v[q][k] += a.v[k];
+        }
+    }
+    __device__ __forceinline__ void store(int q, uint4 sum)
+    {
+        if (live) *(uint4 *)(at + 32 * q) = sum;
+    }
+};
 
 /* Queue copies of proj's weight, and of attention's codes for the block's rows. */
 template <int C, int WG> __device__ __forceinline__ void load_proj(unsigned to, const int8_t *w)
@@ -60,36 +90,36 @@ __device__ __forceinline__ void load_lines(float *alpha, float *bias, const swin
                                            const swin_s8_rounding &r)
 {
     if (r.step > 0)
-        s8_load_factors<S8_CODES, C, THREADS>(alpha, bias, p, 0);
+        s8_load_factors<S8_CODES, C, THREADS, true>(alpha, bias, p, 0);
     else
-        s8_load_factors<S8_RESIDUAL, C, THREADS>(alpha, bias, p, 0);
+        s8_load_factors<S8_RESIDUAL, C, THREADS, true>(alpha, bias, p, 0);
 }
 
-/* Sums of C columns to values. */
-template <int C>
-__device__ __forceinline__ void values_of(two_rows<C> &v, const int (&acc)[C / 8][4], const float *alpha,
-                                          const float *bias, const swin_gemm_s8 &p, const swin_s8_rounding &r)
+/* Sums of a row to values: v[q] are columns 32 q + 8 t and up of row 8 * half + lane / 4 of the warp's 16. ROUNDED: r.step is
+ * not 0. */
+template <int C, bool ROUNDED>
+__device__ __forceinline__ void values_of(float (&v)[C / 32][8], const int (&acc)[C / 8][4], int half,
+                                          const float *alpha, const float *bias, const swin_gemm_s8 &p,
+                                          const swin_s8_rounding &r)
 {
     const s8_span to = s8_span_of(p.y[0].rule);
 #pragma unroll
     for (int q = 0; q < C / 32; q++) {
         const int col = 32 * q + 8 * (threadIdx.x & 3);
+        float(&x)[8] = v[q];
+        int sum[8];
+        __syncwarp(); /* no reads for later ones yet: registers */
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-            float(&x)[8] = v[half][q];
-            int sum[8];
-#pragma unroll
-            for (int k = 0; k < 8; k++) sum[k] = acc[4 * q + k / 2][2 * half + k % 2];
-            if (r.step == 0) {
-                s8_values(x, sum, alpha + col, bias + col, 0);
-                continue;
-            }
+        for (int k = 0; k < 8; k++) sum[k] = acc[4 * q + k / 2][2 * half + k % 2];
+        if constexpr (ROUNDED) {
 #pragma unroll
             for (int k = 0; k < 8; k++) {
                 const float share = s8_share((float)sum[k], alpha[col + k], bias[col + k]);
                 x[k] =
                     fmaf(s8_code_of_share(share, to.lo, to.hi) - S8_MAGIC, r.step, __ldg(r.bias + col + k));
             }
+        } else {
+            s8_values_of<false>(x, sum, alpha + col, bias + col, 0);
         }
     }
 }
@@ -127,7 +157,7 @@ template <int C, bool V2, class SHARE> __device__ __forceinline__ float row_sum(
     }
 }
 
-/* In place. */
+/* In place; gamma and beta lie in shared memory. */
 template <int C, bool V2> __device__ __forceinline__ void normalise(float (&v)[C / 32][8], const swin_norm &n)
 {
     const float sum = row_sum<C, V2>([&](float s, int q) { return s8_add8(s, v[q]); }),
@@ -135,7 +165,10 @@ template <int C, bool V2> __device__ __forceinline__ void normalise(float (&v)[C
     const float squares = row_sum<C, V2>([&](float s, int q) { return s8_add8_squares(s, v[q], mean); });
     const float factor = V2 ? 1.f / sqrtf(squares / (float)C + n.eps) : rsqrtf(fmaf(squares, 1.f / C, n.eps));
 #pragma unroll
-    for (int q = 0; q < C / 32; q++) s8_normalise8(v[q], n, 32 * q + 8 * (threadIdx.x & 3), factor);
+    for (int q = 0; q < C / 32; q++) {
+        __syncwarp(); /* no reads for later ones yet: registers */
+        s8_normalise8<true>(v[q], n, 32 * q + 8 * (threadIdx.x & 3), factor);
+    }
 }
 
 /* A row's codes to where fc1 reads them. */
@@ -153,22 +186,15 @@ __device__ __forceinline__ void store_operand(char *a, int row, const float (&v)
 }
 
 /* V1: v is proj's product. x += v, and v becomes x as LayerNorm is to see it. */
-template <int C>
-__device__ __forceinline__ void add_to_stream(float (&v)[C / 32][8], __half *x, bool live, bool rest)
+template <int C, bool REST>
+__device__ __forceinline__ void add_to_stream(float (&v)[C / 32][8], row_of_x<C> &x)
 {
-    const int t = threadIdx.x & 3;
-#pragma unroll
-    for (int q = 0; q < C / 32; q++) {
-        vec<__half> a = {};
-        if (live) a.load(x + 32 * q + 8 * t);
-#pragma unroll
-        for (int k = 0; k < 8; k++) v[q][k] += a.v[k];
-    }
+    x.add_to(v);
 #pragma unroll
     for (int q = 0; q < C / 32; q++) {
         const uint4 sum = s8_halves<__half>(v[q]);
-        if (live) *(uint4 *)(x + 32 * q + 8 * t) = sum;
-        if (!rest) continue;
+        x.store(q, sum);
+        if (!REST) continue;
         vec<__half> h;
         h.from(sum);
 #pragma unroll
@@ -177,31 +203,75 @@ __device__ __forceinline__ void add_to_stream(float (&v)[C / 32][8], __half *x, 
     }
 }
 
-/* V2: v is a product. x += LN(v), and v becomes the sum before it is rounded. */
-template <int C>
-__device__ __forceinline__ void add_normalised(float (&v)[C / 32][8], __half *x, bool live, bool after,
-                                               const swin_norm &n)
+/* V2: v is a product. x += LN(v), and v becomes the sum before it is rounded. x is read here: LayerNorm takes long. */
+template <int C, bool ROUNDED>
+__device__ __forceinline__ void add_normalised(float (&v)[C / 32][8], row_of_x<C> &x, const swin_norm &n)
 {
-    const int t = threadIdx.x & 3;
 #pragma unroll
     for (int q = 0; q < C / 32; q++)
-        if (!after) round_to_half(v[q]); /* as a product in memory is */
+        if (!ROUNDED) round_to_half(v[q]); /* as a product in memory is */
+    __syncwarp();
+    x.load();
     normalise<C, true>(v, n);
+    x.add_to(v);
 #pragma unroll
-    for (int q = 0; q < C / 32; q++) {
-        vec<__half> a = {};
-        if (live) a.load(x + 32 * q + 8 * t);
-#pragma unroll
-        for (int k = 0; k < 8; k++) v[q][k] += a.v[k];
-    }
-#pragma unroll
-    for (int q = 0; q < C / 32; q++)
-        if (live) *(uint4 *)(x + 32 * q + 8 * t) = s8_halves<__half>(v[q]);
+    for (int q = 0; q < C / 32; q++) x.store(q, s8_halves<__half>(v[q]));
 }
 
-/* Proj, and what follows it up to fc1's input. */
+/* Factors of proj's columns, gamma and beta of its norm, of V2's last: past those of the MLP. */
+template <int C, int WG> struct tail_factors {
+    static constexpr int BYTES = 6 * C * 4;
+    float *alpha, *bias, *norm, *last;
+    __device__ __forceinline__ explicit tail_factors(const mlp_factors<C, WG> &f)
+    {
+        alpha = (float *)(f.start + C), bias = alpha + C, norm = bias + C, last = norm + 2 * C;
+    }
+    __device__ __forceinline__ void load(const swin_tail_s8 &p, bool v2) const
+    {
+        constexpr int THREADS = mlp_shape<C, WG>::THREADS;
+        load_lines<C, THREADS>(alpha, bias, p.proj, p.proj_rounding);
+        for (int i = threadIdx.x; i < C; i += THREADS) {
+            norm[i] = p.mlp.norm.gamma[i], norm[C + i] = p.mlp.norm.beta[i];
+            if (v2) last[i] = p.last.gamma[i], last[C + i] = p.last.beta[i];
+        }
+    }
+};
+
+/* A thread's first row. */
+template <int C, int WG> __device__ __forceinline__ int64_t first_row()
+{
+    return (int64_t)blockIdx.x * mlp_shape<C, WG>::ROWS + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4;
+}
+
+/* What follows proj, up to fc1's input. x: the first row; in V1 its values are on their way. */
+template <int C, int WG, bool V2, bool ROUNDED>
+__device__ __forceinline__ void between(char *smem_base, const int (&acc)[C / 8][4],
+                                        const tail_factors<C, WG> &f, row_of_x<C> x, const swin_tail_s8 &p)
+{
+    const swin_norm n = { f.norm, f.norm + C, p.mlp.norm.eps };
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        if (half) {
+            __syncwarp(); /* what is ahead of it is done first: registers */
+            x = row_of_x<C>(p, first_row<C, WG>() + 8);
+            if (!V2) x.load();
+        }
+        float v[C / 32][8];
+        values_of<C, ROUNDED>(v, acc, half, f.alpha, f.bias, p.proj, p.proj_rounding);
+        if (V2) {
+            add_normalised<C, ROUNDED>(v, x, n);
+        } else {
+            add_to_stream<C, !ROUNDED>(v, x);
+            normalise<C, false>(v, n);
+        }
+        store_operand<C, mlp_shape<C, WG>::ROWS>(
+            smem_base, threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4 + 8 * half, v, p.mlp.input);
+    }
+}
+
+/* Proj, and what follows it. */
 template <int C, int WG, bool V2>
-__device__ __forceinline__ void begin(char *smem_base, const float *alpha, const float *bias, int64_t m0,
+__device__ __forceinline__ void begin(char *smem_base, const tail_factors<C, WG> &f, const row_of_x<C> &x,
                                       const swin_tail_s8 &p)
 {
 #if SWIN_HAVE_WGMMA
@@ -209,7 +279,6 @@ __device__ __forceinline__ void begin(char *smem_base, const float *alpha, const
     const unsigned smem = shared_address(smem_base), a = smem + threadIdx.x / 128 * 64 * 128,
                    w = smem + S::A + S::STAGE;
     int acc[C / 8][4];
-    two_rows<C> v;
     wgmma_fence();
 #pragma unroll
     for (int step = 0; step < S::STEPS; step++)
@@ -218,43 +287,33 @@ __device__ __forceinline__ void begin(char *smem_base, const float *alpha, const
     wgmma_commit();
     wgmma_wait<0>();
     __syncthreads(); /* the rows have been read by all: their places are filled again */
-    values_of<C>(v, acc, alpha, bias, p.proj, p.proj_rounding);
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        const int row = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4 + 8 * half;
-        const bool live = m0 + row < p.proj.m;
-        const swin_s8_part &y = p.mlp.fc2.y[0];
-        __half *x = (__half *)y.data + (m0 + row) * y.ld;
-        if (V2) {
-            add_normalised<C>(v[half], x, live, p.proj_rounding.step > 0, p.mlp.norm);
-        } else {
-            add_to_stream<C>(v[half], x, live, p.proj_rounding.step == 0);
-            normalise<C, false>(v[half], p.mlp.norm);
-        }
-        store_operand<C, S::ROWS>(smem_base, row, v[half], p.mlp.input);
-    }
+    if (p.proj_rounding.step > 0)
+        between<C, WG, V2, true>(smem_base, acc, f, x, p);
+    else
+        between<C, WG, V2, false>(smem_base, acc, f, x, p);
 #endif
 }
 
 /* V2's last step: x += LN(fc2), and its codes. */
-template <int C>
-__device__ __forceinline__ void finish_v2(const int (&acc)[C / 8][4], const float *alpha, const float *bias,
-                                          int64_t m0, const swin_tail_s8 &p)
+template <int C, int WG, bool ROUNDED>
+__device__ __forceinline__ void finish_v2(const int (&acc)[C / 8][4], const mlp_factors<C, WG> &f,
+                                          const float *last, const swin_tail_s8 &p)
 {
-    const int t = threadIdx.x & 3;
-    two_rows<C> v;
-    values_of<C>(v, acc, alpha, bias, p.mlp.fc2, p.last_rounding);
+    const swin_norm n = { last, last + C, p.last.eps };
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        const int64_t row = m0 + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4 + 8 * half;
-        const bool live = row < p.proj.m;
-        const swin_s8_part &y = p.mlp.fc2.y[0];
-        add_normalised<C>(v[half], (__half *)y.data + row * y.ld, live, p.last_rounding.step > 0, p.last);
+        const int64_t row = first_row<C, WG>() + 8 * half;
+        __syncwarp();
+        row_of_x<C> x(p, row);
+        float v[C / 32][8];
+        values_of<C, ROUNDED>(v, acc, half, f.alpha2, f.bias2, p.mlp.fc2, p.last_rounding);
+        add_normalised<C, ROUNDED>(v, x, n);
+        if (!p.codes) continue;
 #pragma unroll
-        for (int q = 0; q < C / 32; q++)
-            if (live && p.codes)
-                *(uint2 *)(p.codes + row * p.ld + 32 * q + 8 * t) =
-                    make_uint2(s8_codes4(v[half][q], p.rule), s8_codes4(v[half][q] + 4, p.rule));
+        for (int q = 0; q < C / 32; q++) {
+            const uint2 codes = make_uint2(s8_codes4(v[q], p.rule), s8_codes4(v[q] + 4, p.rule));
+            if (x.live) *(uint2 *)(p.codes + row * p.ld + 32 * q + 8 * (threadIdx.x & 3)) = codes;
+        }
     }
 }
 
@@ -266,7 +325,7 @@ __global__ void __launch_bounds__(128 * WG, FIT) tail_s8_kernel(const __grid_con
     static_assert(S::BLOCKS * C * 128 <= (STAGES - 1) * S::STAGE, "proj's weight lies in the later stages");
     extern __shared__ __align__(1024) char smem_base[];
     mlp_factors<C, WG> f(smem_base);
-    float *alpha0 = f.bias2 + C, *bias0 = alpha0 + C;
+    const tail_factors<C, WG> own(f);
     const unsigned smem = shared_address(smem_base);
     const int64_t m0 = (int64_t)blockIdx.x * S::ROWS;
 
@@ -275,22 +334,25 @@ __global__ void __launch_bounds__(128 * WG, FIT) tail_s8_kernel(const __grid_con
     load_proj<C, WG>(smem + S::A + S::STAGE, p.proj.w);
     f.template load<AFTER>(p.mlp);
     if (V2) load_lines<C, S::THREADS>(f.alpha2, f.bias2, p.mlp.fc2, p.last_rounding);
-    load_lines<C, S::THREADS>(alpha0, bias0, p.proj, p.proj_rounding);
+    own.load(p, V2);
     chain_wait();
+    row_of_x<C> x(p, first_row<C, WG>());
+    if (!V2) x.load();
     load_mixed<C, WG>(smem, p.proj, m0);
     copy_commit();
     copy_wait<0>();
     fence_async_proxy();
     __syncthreads();
-    begin<C, WG, V2>(smem_base, alpha0, bias0, m0, p);
+    begin<C, WG, V2>(smem_base, own, x, p);
     int acc[C / 8][4];
-    s8_begin<C / 8>(acc, p.mlp.fc2, 0);
+    f.begin(acc);
     mlp_products<C, WG, AFTER>(acc, smem, copy, f, p.mlp);
-    if (V2)
-        finish_v2<C>(acc, f.alpha2, f.bias2, m0, p);
+    if (!V2)
+        s8_finish_straight<C / 8>(p.mlp.fc2, acc, f.alpha2, f.bias2, first_row<C, WG>());
+    else if (p.last_rounding.step > 0)
+        finish_v2<C, WG, true>(acc, f, own.last, p);
     else
-        s8_finish<S8_RESIDUAL, C / 8>(p.mlp.fc2, acc, f.alpha2, f.bias2,
-                                      m0 + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4, 0, 0);
+        finish_v2<C, WG, false>(acc, f, own.last, p);
 #endif
 }
 
@@ -299,7 +361,7 @@ cudaError_t launch(cudaStream_t stream, const swin_tail_s8 *p)
 {
     using S = mlp_shape<C, WG>;
     static bool ready;
-    constexpr int SHARED = S::SHARED + 2 * C * 4;
+    constexpr int SHARED = S::SHARED + tail_factors<C, WG>::BYTES;
     const int64_t blocks = (p->proj.m + S::ROWS - 1) / S::ROWS;
     const void *kernel = (const void *)tail_s8_kernel<C, WG, FIT, AFTER, V2>;
     if (blocks > 0x7fffffff) return cudaErrorNotSupported;

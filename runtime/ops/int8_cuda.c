@@ -232,6 +232,8 @@ swin_status swin_gemm_s8_run(swin_cuda *d, const swin_gemm_s8 *p)
 {
     cudaError_t e = cudaErrorNotSupported;
     if (d->major >= 8) e = swin_wide_s8_launch(d->stream, p, d->multiprocessors);
+    if (e == cudaErrorNotSupported && d->major >= 8 && p->head_scale)
+        e = swin_heads_gemm_s8_launch(d->stream, p, d->multiprocessors);
     if (e == cudaErrorNotSupported && d->major >= 8)
         e = swin_gemm_s8_launch(d->stream, p, -1, d->multiprocessors);
     if (e == cudaErrorNotSupported) e = swin_gemm_s8_any_launch(d->stream, p);

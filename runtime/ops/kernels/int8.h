@@ -81,7 +81,7 @@ static inline bool swin_s8_lean_shrink(const swin_gemm_s8 *p, int i)
 /* Tensor cores of sm_80 and later. cudaErrorNotSupported: columns not in eights, or pointers not aligned
  * to 16 bytes. */
 cudaError_t swin_gemm_s8_launch(cudaStream_t stream, const swin_gemm_s8 *p, int config, int multiprocessors);
-/* Many columns over few (qkv, fc1), for Hopper: k of 384, 512 or 768, outputs of codes.
+/* Many columns over few (qkv, Swin V2's too, and fc1), for Hopper: k of 384, 512 or 768, outputs of codes.
  * cudaErrorNotSupported also where few rows make it the slower way. */
 cudaError_t swin_wide_s8_launch(cudaStream_t stream, const swin_gemm_s8 *p, int multiprocessors);
 int swin_gemm_s8_configs(void);
@@ -164,6 +164,8 @@ typedef struct swin_norm_gemm_s8 {
 /* Hopper; rows of 96, 128 or 192 F16 values (192 alone, and with GELU, gemm.local); outputs of codes three or
  * four times as wide. */
 cudaError_t swin_norm_gemm_s8_launch(cudaStream_t stream, const swin_norm_gemm_s8 *p, int multiprocessors);
+/* Swin V2's q, k, v (head_scale) of rows of 96, 128 or 192 codes in the same kernel. */
+cudaError_t swin_heads_gemm_s8_launch(cudaStream_t stream, const swin_gemm_s8 *p, int multiprocessors);
 
 typedef struct swin_attention_s8_args {
     swin_attention a;

@@ -1,5 +1,5 @@
 /* LayerNorm and the product that reads it in one kernel, on Hopper: y = codes(w codes(LN x) + bias), with
- * or without GELU.
+ * or without GELU. Or the product alone, to Swin V2's q, k, v.
  *
  * A block normalises its rows once, keeps them in shared memory as codes, and goes through its share of
  * the weight's rows in pieces, the next one under way while it multiplies. Several blocks share the rows
@@ -35,6 +35,24 @@ template <int C, class S> __device__ __forceinline__ void load_piece(unsigned to
     }
 }
 
+/* Queue copies of rows that are codes already. */
+template <int C, class S>
+__device__ __forceinline__ void load_rows(unsigned to, const swin_gemm_s8 &p, int64_t m0)
+{
+#pragma unroll
+    for (int i = threadIdx.x; i < S::ROWS * 8; i += S::THREADS) {
+        const int row = i / 8, chunk = i % 8;
+        const bool in = m0 + row < p.m;
+        const int8_t *from = in ? p.x + (m0 + row) * p.ldx + chunk * 16 : p.x;
+#pragma unroll
+        for (int block = 0; block < S::BLOCKS; block++)
+            if (block * 128 + 128 <= C || block * 128 + chunk * 16 < C)
+                copy16(to + block * S::ROWS * 128 + chunk_at<128>(row, chunk), in ? from + block * 128 : from,
+                       in);
+    }
+}
+
+/* LAST of S8_COSINE: rows of codes, no norm. */
 template <int LAST, int C, int WG, int FIT, bool LOCAL>
 __global__ void __launch_bounds__(128 * WG, FIT)
     norm_gemm_s8_kernel(const __grid_constant__ swin_norm_gemm_s8 p, int splits, int pieces)
@@ -56,8 +74,13 @@ __global__ void __launch_bounds__(128 * WG, FIT)
         alpha[i] = line.x, bias[i] = line.y;
     }
     chain_wait();
-    fused_norm<C, S::ROWS, S::THREADS, LOCAL>(smem_base, (const __half *)p.x, p.ldx, m0, p.gemm.m, p.norm,
-                                              p.input, p.gemm.local);
+    if constexpr (LAST == S8_COSINE) {
+        load_rows<C, S>(smem, p.gemm, m0);
+        copy_commit();
+    } else {
+        fused_norm<C, S::ROWS, S::THREADS, LOCAL>(smem_base, (const __half *)p.x, p.ldx, m0, p.gemm.m, p.norm,
+                                                  p.input, p.gemm.local);
+    }
 
     const int64_t row = m0 + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4;
     const unsigned a = smem + threadIdx.x / 128 * 64 * 128;
@@ -78,9 +101,14 @@ __global__ void __launch_bounds__(128 * WG, FIT)
                                  wgmma_operand(stage + step / 4 * S::BN * 128) + 2 * (step % 4), step > 0);
         wgmma_commit();
         wgmma_wait<0>();
-        const int col = piece * S::BN + 8 * (threadIdx.x & 3);
-        const s8_spot at = s8_spot_of<LAST>(p.gemm, row, n0 + piece * S::BN);
-        s8_finish_whole<LAST, S::BN / 8>(p.gemm, acc, alpha + col, bias + col, at, s8_span_of(at.rule));
+        if constexpr (LAST == S8_COSINE) {
+            const int64_t rows[2] = { row < p.gemm.m ? row : -1, row + 8 < p.gemm.m ? row + 8 : -1 };
+            s8_finish_heads<S::BN / 8>(p.gemm, acc, alpha, bias, rows, piece * S::BN, n0);
+        } else {
+            const int col = piece * S::BN + 8 * (threadIdx.x & 3);
+            const s8_spot at = s8_spot_of<LAST>(p.gemm, row, n0 + piece * S::BN);
+            s8_finish_whole<LAST, S::BN / 8>(p.gemm, acc, alpha + col, bias + col, at, s8_span_of(at.rule));
+        }
     }
 #endif
 }
@@ -130,7 +158,31 @@ template <int LAST> cudaError_t pick(cudaStream_t stream, const swin_norm_gemm_s
     }
 }
 
+/* Columns of codes that can be stored in eights. */
+bool takes(const swin_gemm_s8 *g)
+{
+    if ((g->n != 3 * g->k && g->n != 4 * g->k) || g->width % 8 != 0 || (uintptr_t)g->w % 16 != 0 ||
+        g->zero_share || g->residual || g->afters)
+        return false;
+    for (int i = 0; i < g->parts; i++)
+        if (g->y[i].dtype != SWIN_S8 || g->y[i].ld % 8 != 0 || (uintptr_t)g->y[i].data % 8 != 0 ||
+            !swin_s8_lean_shrink(g, i))
+            return false;
+    return true;
+}
+
 } // namespace
+
+extern "C" cudaError_t swin_heads_gemm_s8_launch(cudaStream_t stream, const swin_gemm_s8 *p,
+                                                 int multiprocessors)
+{
+    if (p->m == 0) return cudaSuccess;
+    if (!p->head_scale || p->parts != 3 || p->n != 3 * p->k || !swin_wgmma_available() || !takes(p) ||
+        p->local.codes || p->ldx % 16 != 0 || (uintptr_t)p->x % 16 != 0)
+        return cudaErrorNotSupported;
+    const swin_norm_gemm_s8 all = { .gemm = *p };
+    return pick<S8_COSINE>(stream, &all, multiprocessors);
+}
 
 extern "C" cudaError_t swin_norm_gemm_s8_launch(cudaStream_t stream, const swin_norm_gemm_s8 *p,
                                                 int multiprocessors)
@@ -138,13 +190,8 @@ extern "C" cudaError_t swin_norm_gemm_s8_launch(cudaStream_t stream, const swin_
     const swin_gemm_s8 *g = &p->gemm;
     if (g->m == 0) return cudaSuccess;
     if (!swin_wgmma_available()) return cudaErrorNotSupported;
-    if ((g->n != 3 * g->k && g->n != 4 * g->k) || g->width % 8 != 0 || p->ldx % 8 != 0 ||
-        (uintptr_t)p->x % 16 != 0 || (uintptr_t)g->w % 16 != 0 || g->zero_share || g->residual || g->afters)
+    if (!takes(g) || g->head_scale || p->ldx % 8 != 0 || (uintptr_t)p->x % 16 != 0)
         return cudaErrorNotSupported;
-    for (int i = 0; i < g->parts; i++)
-        if (g->y[i].dtype != SWIN_S8 || g->y[i].ld % 8 != 0 || (uintptr_t)g->y[i].data % 8 != 0 ||
-            !swin_s8_lean_shrink(g, i))
-            return cudaErrorNotSupported;
     if (g->act == SWIN_ACT_NONE) return pick<S8_CODES>(stream, p, multiprocessors);
     return g->parts == 1 ? pick<S8_GELU_CODES>(stream, p, multiprocessors) : cudaErrorNotSupported;
 }

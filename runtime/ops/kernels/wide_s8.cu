@@ -151,9 +151,14 @@ __device__ __forceinline__ void consume(const swin_gemm_s8 &p, const wide_memory
             piece = 0, row += BM;
             if (leader && unit + 1 < work.last) barrier_arrive(s.rows_empty);
         }
-        const s8_spot to = s8_spot_of<LAST>(p, here, n);
-        const int col = n + 8 * (threadIdx.x & 3);
-        s8_finish_whole<LAST, S::COLS / 8>(p, acc, alpha + col, bias + col, to, s8_span_of(to.rule));
+        if constexpr (LAST == S8_COSINE) {
+            const int64_t rows[2] = { here < p.m ? here : -1, here + 8 < p.m ? here + 8 : -1 };
+            s8_finish_heads<S::COLS / 8>(p, acc, alpha, bias, rows, n, 0);
+        } else {
+            const s8_spot to = s8_spot_of<LAST>(p, here, n);
+            const int col = n + 8 * (threadIdx.x & 3);
+            s8_finish_whole<LAST, S::COLS / 8>(p, acc, alpha + col, bias + col, to, s8_span_of(to.rule));
+        }
     }
 }
 
@@ -248,8 +253,8 @@ template <int LAST> cudaError_t pick(cudaStream_t stream, const swin_gemm_s8 *p,
 extern "C" cudaError_t swin_wide_s8_launch(cudaStream_t stream, const swin_gemm_s8 *p, int multiprocessors)
 {
     if (p->m == 0) return cudaSuccess;
-    if (!swin_wgmma_available() || p->n % 128 != 0 || p->zero_share || p->residual || p->head_scale ||
-        p->afters || p->ldx % 16 != 0 || (uintptr_t)p->x % 16 != 0)
+    if (!swin_wgmma_available() || p->n % 128 != 0 || p->zero_share || p->residual || p->afters ||
+        p->ldx % 16 != 0 || (uintptr_t)p->x % 16 != 0)
         return cudaErrorNotSupported;
     for (int i = 0; i < p->parts; i++)
         if (p->y[i].dtype != SWIN_S8 || p->y[i].ld % 8 != 0 || (uintptr_t)p->y[i].data % 8 != 0 ||
@@ -257,6 +262,8 @@ extern "C" cudaError_t swin_wide_s8_launch(cudaStream_t stream, const swin_gemm_
             return cudaErrorNotSupported;
     /* A few tiles would leave most of the chip idle. */
     if (p->m < 16 * (int64_t)multiprocessors) return cudaErrorNotSupported;
+    if (p->head_scale)
+        return p->parts == 3 ? pick<S8_COSINE>(stream, p, multiprocessors) : cudaErrorNotSupported;
     if (p->act == SWIN_ACT_NONE) return pick<S8_CODES>(stream, p, multiprocessors);
     return p->parts == 1 ? pick<S8_GELU_CODES>(stream, p, multiprocessors) : cudaErrorNotSupported;
 }

@@ -65,7 +65,7 @@ __device__ __forceinline__ void s8_finish_cosine_any(const swin_gemm_s8 &p, floa
         s8_finish_cosine<S8_UNIT_OF_CODES>(p, v, part, row, n);
 }
 
-/* A warp's sums, all of one part, straight (s8_finish_stream). */
+/* A warp's sums, all of one part, without jumps (last_straight_s8.cuh). */
 template <int NT, bool AFTER, int KIND>
 __device__ __forceinline__ void s8_finish_heads(const swin_gemm_s8 &p, const int (&acc)[NT][4],
                                                 const float *alpha, const float *bias, const int64_t (&to)[2],

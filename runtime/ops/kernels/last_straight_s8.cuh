@@ -30,8 +30,7 @@ template <int GROUPS> struct s8_ahead {
 /* AFTER: p.after is not 0. REST: what float16 takes off is stored. */
 template <int NT, bool AFTER, bool REST>
 __device__ __forceinline__ void s8_add_straight(const swin_gemm_s8 &p, const int (&acc)[NT][4],
-                                                const float *alpha, const float *bias,
-                                                const int64_t (&to)[2])
+                                                const float *alpha, const float *bias, const int64_t (&to)[2])
 {
     constexpr int AHEAD = NT > 12 ? 2 : NT / 4; /* reads of x that are under way together */
     s8_ahead<AHEAD> old;

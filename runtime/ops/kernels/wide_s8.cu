@@ -1,4 +1,4 @@
-/* Products with many more outputs than inputs (qkv, fc1), on Hopper: y = codes(act(w codes + bias)).
+/* Products with many more outputs than inputs (qkv, Swin V2's too, and fc1), on Hopper: y = codes(act(w codes + bias)).
  *
  * One block stays on each multiprocessor and goes through its share of the output's tiles, columns first, so
  * the 192 rows of x at hand lie in shared memory until all of their columns are made, while the weight

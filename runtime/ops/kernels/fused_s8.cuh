@@ -9,6 +9,23 @@
 /* norm_group for a constant. */
 template <int C> constexpr int fused_group = C / 8 <= 12 ? 4 : C / 8 <= 24 ? 8 : C / 8 <= 48 ? 16 : 32;
 
+/* Queue copies of rows [m0, m0 + ROWS) of a product's codes to where fused_norm puts its own; zeros past the end. */
+template <int C, int ROWS, int THREADS>
+__device__ __forceinline__ void copy_rows(unsigned to, const swin_gemm_s8 &p, int64_t m0)
+{
+#pragma unroll
+    for (int i = threadIdx.x; i < ROWS * 8; i += THREADS) {
+        const int row = i / 8, chunk = i % 8;
+        const bool in = m0 + row < p.m;
+        const int8_t *from = in ? p.x + (m0 + row) * p.ldx + chunk * 16 : p.x;
+#pragma unroll
+        for (int block = 0; block < (C + 127) / 128; block++)
+            if (block * 128 + 128 <= C || block * 128 + chunk * 16 < C)
+                copy16(to + block * ROWS * 128 + chunk_at<128>(row, chunk), in ? from + block * 128 : from,
+                       in);
+    }
+}
+
 /* Rows [m0, m0 + ROWS) of x, normalised and coded, as blocks of 128 columns: block b at `a` + b * ROWS *
  * 128, rows of 128 bytes with the 128-byte swizzle. The lanes' shares are norm_s8.cu's, so are the bits.
  * Rows past the end are zeros' codes. LOCAL: of x + local, where that has codes. */

@@ -35,23 +35,6 @@ template <int C, class S> __device__ __forceinline__ void load_piece(unsigned to
     }
 }
 
-/* Queue copies of rows that are codes already. */
-template <int C, class S>
-__device__ __forceinline__ void load_rows(unsigned to, const swin_gemm_s8 &p, int64_t m0)
-{
-#pragma unroll
-    for (int i = threadIdx.x; i < S::ROWS * 8; i += S::THREADS) {
-        const int row = i / 8, chunk = i % 8;
-        const bool in = m0 + row < p.m;
-        const int8_t *from = in ? p.x + (m0 + row) * p.ldx + chunk * 16 : p.x;
-#pragma unroll
-        for (int block = 0; block < S::BLOCKS; block++)
-            if (block * 128 + 128 <= C || block * 128 + chunk * 16 < C)
-                copy16(to + block * S::ROWS * 128 + chunk_at<128>(row, chunk), in ? from + block * 128 : from,
-                       in);
-    }
-}
-
 /* LAST of S8_COSINE: rows of codes, no norm. */
 template <int LAST, int C, int WG, int FIT, bool LOCAL>
 __global__ void __launch_bounds__(128 * WG, FIT)
@@ -75,7 +58,7 @@ __global__ void __launch_bounds__(128 * WG, FIT)
     }
     chain_wait();
     if constexpr (LAST == S8_COSINE) {
-        load_rows<C, S>(smem, p.gemm, m0);
+        copy_rows<C, S::ROWS, S::THREADS>(smem, p.gemm, m0);
         copy_commit();
     } else {
         fused_norm<C, S::ROWS, S::THREADS, LOCAL>(smem_base, (const __half *)p.x, p.ldx, m0, p.gemm.m, p.norm,

@@ -52,7 +52,7 @@ template <int C> struct row_of_x {
     }
 };
 
-/* Queue copies of proj's weight, and of attention's codes for the block's rows. */
+/* Queue copies of proj's weight. */
 template <int C, int WG> __device__ __forceinline__ void load_proj(unsigned to, const int8_t *w)
 {
     using S = mlp_shape<C, WG>;
@@ -64,23 +64,6 @@ template <int C, int WG> __device__ __forceinline__ void load_proj(unsigned to, 
             if (block * 128 + 128 <= C || block * 128 + chunk * 16 < C)
                 copy16(to + block * C * 128 + chunk_at<128>(row, chunk),
                        w + s8_column(row) * C + block * 128 + chunk * 16, true);
-    }
-}
-
-template <int C, int WG>
-__device__ __forceinline__ void load_mixed(unsigned to, const swin_gemm_s8 &proj, int64_t m0)
-{
-    using S = mlp_shape<C, WG>;
-#pragma unroll
-    for (int i = threadIdx.x; i < S::ROWS * 8; i += S::THREADS) {
-        const int row = i / 8, chunk = i % 8;
-        const bool in = m0 + row < proj.m;
-        const int8_t *from = in ? proj.x + (m0 + row) * proj.ldx + chunk * 16 : proj.x;
-#pragma unroll
-        for (int block = 0; block < S::BLOCKS; block++)
-            if (block * 128 + 128 <= C || block * 128 + chunk * 16 < C)
-                copy16(to + block * S::ROWS * 128 + chunk_at<128>(row, chunk), in ? from + block * 128 : from,
-                       in);
     }
 }
 
@@ -338,7 +321,7 @@ __global__ void __launch_bounds__(128 * WG, FIT) tail_s8_kernel(const __grid_con
     chain_wait();
     row_of_x<C> x(p, first_row<C, WG>());
     if (!V2) x.load();
-    load_mixed<C, WG>(smem, p.proj, m0);
+    copy_rows<C, S::ROWS, S::THREADS>(smem, p.proj, m0);
     copy_commit();
     copy_wait<0>();
     fence_async_proxy();

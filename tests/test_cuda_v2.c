@@ -110,11 +110,13 @@ static int64_t moved_in(const float *got, const float *want, int64_t c, double u
     return moved;
 }
 
-/* x and its codes beside a product that was rounded before its bias. A code of v that falls to the other side of a tie moves
- * some of attention's, these a product's sums, and where such a sum is near a tie itself, its code is another: a step of
- * LayerNorm's result, which is no rounding of x, and LayerNorm moves the rest of that row (mode 2, three heads: v's code
- * 4.0e-6 steps from a tie, the sum 0.0059, the step 2.6, and the row's others by up to two codes). Such values are counted,
- * as codes are; the rows without one are held to one rounding and to neighbouring codes. */
+/* x and its codes beside a product that was rounded before its bias. The half rounds v's values by another formula than
+ * linear_s8 (codes differ where a value is within 1.5e-5 steps of a tie), attention's codes move with v's, a product's sums
+ * with these, and where such a sum is near a tie itself, its code is another: a step of LayerNorm's result, which is no
+ * rounding of x, and LayerNorm moves the rest of that row. Seen in mode 2 with three heads: v at 7.499996 steps, sums 0.0025
+ * and 0.0005 steps from a tie, a value of their row moved by 0.046 and its code by two; the operators one by one do just
+ * that when given those codes of v. Such rows' codes are counted, as codes are; all other rows are held to one rounding and
+ * to neighbouring codes. */
 static void compare_stepped(const pair *x, const pair *codes, const char *what)
 {
     float *got = (float *)get(x, what);
